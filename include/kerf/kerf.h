@@ -1,0 +1,8 @@
+// Everything a user may include.
+#pragma once
+
+#include "kerf/dsl.h"
+#include "kerf/error.h"
+#include "kerf/kernel.h"
+#include "kerf/loss.h"
+#include "kerf/tensor.h"

@@ -1,0 +1,113 @@
+// From a program to machine code: compile(program, target) -> Kernel, Kernel::launch.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "kerf/dsl.h"
+#include "kerf/tensor.h"
+
+namespace kerf {
+
+/// What code is generated for.
+struct Target {
+  std::string triple;    // "x86_64-unknown-linux-gnu", "aarch64-unknown-linux-gnu"
+  std::string cpu;       // an LLVM processor name, "" for the plain architecture
+  std::string features;  // LLVM feature list, "+avx2,+fma"
+
+  /// The machine at hand; features are found at run time. The variable KERF_CPU_FEATURES=sse2|avx2|avx512|avx512bf16
+  /// takes away what is above the named level.
+  static Target host();
+  /// x86-64 at one of those levels, whatever the machine at hand; code for a level above the machine's can be
+  /// generated but not run.
+  static Target x86(const std::string& level);
+  static Target aarch64();
+  /// The level of an x86 target ("avx512bf16"), or the architecture's name ("neon").
+  std::string level() const;
+};
+
+/// What changes the speed of a kernel and not its meaning. 0: chosen by the compiler.
+struct Schedule {
+  int dot_rows = 0;     // micro-kernel: rows of the broadcast operand held in registers
+  int dot_vectors = 0;  // micro-kernel: vectors of the other operand held in registers
+  bool stage = true;    // keep loads that a loop repeats in a packed copy
+};
+
+/// Threads that run the instances of a kernel. Results never depend on their number.
+class ThreadPool {
+ public:
+  /// 0: KERF_NUM_THREADS if set, else the number of processors this process may run on.
+  explicit ThreadPool(int threads = 0);
+  ~ThreadPool();
+  ThreadPool(const ThreadPool&) = delete;
+  ThreadPool& operator=(const ThreadPool&) = delete;
+  int size() const;
+  /// Calls work(begin, end, thread) over disjoint ranges that cover [0, count); thread is in [0, size()). Returns when
+  /// all is done; the first exception thrown by `work` is rethrown. One caller at a time; others wait.
+  void run(std::int64_t count, const std::function<void(std::int64_t, std::int64_t, int)>& work);
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+/// Kept tiles at launch. Tile k covers block (row[k], column[k]). row_items[row_begin[r] .. row_begin[r+1]) are the tiles
+/// of row block r in order; column_items likewise. All arrays belong to the caller.
+struct TileListRef {
+  std::int64_t count = 0;                     // kept tiles
+  const std::int32_t* row = nullptr;          // [count]
+  const std::int32_t* column = nullptr;       // [count]
+  const std::int32_t* row_begin = nullptr;    // [row blocks + 1]
+  const std::int32_t* row_items = nullptr;    // [count]
+  const std::int32_t* column_begin = nullptr; // [column blocks + 1]
+  const std::int32_t* column_items = nullptr; // [count]
+};
+
+/// Arguments by the names the program gave them.
+struct LaunchArgs {
+  std::vector<std::pair<std::string, TensorRef>> tensors;
+  std::vector<std::pair<std::string, TileListRef>> lists;
+  /// Sizes of axes that no tensor tells.
+  std::vector<std::pair<std::string, std::int64_t>> axes;
+  /// Kernel::scratch_bytes(pool.size()) bytes, aligned to 64; null: allocated for this call.
+  void* scratch = nullptr;
+};
+
+/// The stages a program goes through, each readable.
+enum class Stage { dsl, tile, llvm, assembly };
+
+/// Machine code of one program. Cheap to copy; launches from several threads may overlap.
+class Kernel {
+ public:
+  Kernel() = default;
+  /// Runs all instances on the pool and returns when they are done. Throws UsageError when an argument is missing,
+  /// has another dtype or rank, or disagrees with another about the size of an axis; tensors must have the layout the
+  /// program was built for: any row strides, innermost axis contiguous.
+  void launch(const LaunchArgs& args, ThreadPool& pool) const;
+  /// Bytes of scratch a launch needs on a pool of `threads`.
+  std::size_t scratch_bytes(int threads) const;
+  const std::string& name() const;
+  bool valid() const { return impl_ != nullptr; }
+
+ private:
+  friend Kernel compile(const Program&, const Target&, const Schedule&);
+  struct Impl;
+  std::shared_ptr<const Impl> impl_;
+};
+
+/// Lowers and loads a program. Throws DeviceError when the target is not the machine at hand.
+Kernel compile(const Program& program, const Target& target = Target::host(), const Schedule& schedule = {});
+
+/// The text of one stage; needs no machine of the target's kind.
+std::string emit(const Program& program, Stage stage, const Target& target = Target::host(),
+                 const Schedule& schedule = {});
+
+/// Runs the program by the interpreter: plain loops, one element at a time, the definition of every operation. Slow.
+void interpret(const Program& program, const LaunchArgs& args);
+
+}  // namespace kerf

@@ -1,0 +1,129 @@
+// Linear cross-entropy without its logits: the reason for all the rest.
+//
+//   z = e c^T,  lse[n] = log sum_v exp z[n,v],  loss[n] = lse[n] - z[n, target[n]]
+//
+// N tokens, V vocabulary, D hidden. No buffer of N x V elements is ever made.
+// Source: Wijmans et al., Cut Your Losses in Large-Vocabulary Language Models, ICLR 2025.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "kerf/kernel.h"
+#include "kerf/tensor.h"
+
+namespace kerf {
+
+enum class Reduction : std::uint8_t { none, mean, sum };
+/// How the backward gets its gradients. exact_recompute: logits are made again, range by range.
+enum class Strategy : std::uint8_t { automatic, exact_recompute };
+std::string_view name_of(Reduction r);
+std::string_view name_of(Strategy s);
+
+/// Where work is queued; on the CPU calls return when done and the handle is not looked at.
+struct Stream {
+  void* handle = nullptr;
+};
+
+/// What is fixed for the life of a plan.
+struct PlanDesc {
+  std::int64_t hidden = 0;      // D, at least 1
+  std::int64_t vocabulary = 0;  // V, at least 1
+  DType dtype = DType::f32;     // of e and c: f32, bf16 or f16
+  Reduction reduction = Reduction::mean;
+  std::int64_t ignore_index = -100;  // rows with this label: loss, lse and gradients 0, at no cost; any integer
+  /// k > 0: row t of a sequence is scored against label t + k of the same sequence; the last k rows of each sequence
+  /// have no label and count as ignored. Sequences: rows of a [B, T, D] e, or cu_seqlens.
+  std::int64_t shift = 0;
+  Strategy strategy = Strategy::automatic;
+  std::size_t workspace_limit = std::size_t{64} << 20;  // bytes the backward may ask for; the least that works is used if larger
+  int threads = 0;  // CPU: 0 for KERF_NUM_THREADS or all processors; results do not depend on it
+  Device device = {};
+};
+
+struct ForwardArgs {
+  TensorRef e;       // [N, D] or [B, T, D], desc.dtype; rows contiguous, any row stride
+  TensorRef c;       // [V, D], desc.dtype; rows contiguous, any row stride
+  TensorRef target;  // [N] or [B, T], i32 or i64: in [0, V), or ignore_index
+  TensorRef cu_seqlens;  // optional [sequences + 1], i32 or i64, from 0 to N, with shift on a packed e [N, D]
+  TensorRef loss;    // optional output, f32, nats: [N] or [B, T] for none, else one element
+  TensorRef lse;     // optional output, f32, nats: [N] or [B, T]; the backward needs it
+  TensorRef workspace;  // bytes (any dtype, dense), at least workspace_bytes(N, false), aligned to 64
+};
+
+struct BackwardArgs {
+  TensorRef e, c, target, cu_seqlens;  // as in the forward
+  TensorRef lse;        // as the forward wrote it
+  TensorRef grad_loss;  // f32: dL/dloss, [N] or [B, T] for none (required), one element else (optional, 1 when not given)
+  TensorRef de;         // optional output, like e, desc.dtype; not given: costs nothing
+  TensorRef dc;         // optional output, like c, desc.dtype or f32; not given: costs nothing
+  bool accumulate_dc = false;  // add to what dc holds (a main gradient) instead of overwriting it
+  TensorRef workspace;  // at least workspace_bytes(N, true)
+};
+
+/// What a call of this size does.
+struct PlanReport {
+  Strategy strategy = Strategy::exact_recompute;
+  std::size_t forward_workspace = 0, backward_workspace = 0;  // bytes
+  int ranges = 1;            // vocabulary ranges of the backward
+  double kept_share = 1;     // of the tiles of dz
+  double dropped_mass = 0;   // mean probability left out per row
+  int threads = 1;
+  std::string blocks;        // "n=256 v=256 d=256"
+};
+
+/// One linear cross-entropy, compiled for one hidden size, vocabulary and dtype; any number of tokens.
+/// Immutable once prepared; calls on one plan from several threads take turns on its thread pool.
+class Plan {
+ public:
+  /// Throws UsageError for sizes, dtypes or options that make no sense. Compiles nothing.
+  explicit Plan(const PlanDesc& desc);
+  Plan(const PlanDesc& desc, std::shared_ptr<ThreadPool> pool);
+  ~Plan();
+  Plan(Plan&&) noexcept;
+  Plan& operator=(Plan&&) noexcept;
+
+  /// Compiles every program now; without it the first forward and the first backward do.
+  void prepare();
+  /// Bytes of workspace for N tokens.
+  std::size_t workspace_bytes(std::int64_t tokens, bool backward) const;
+  PlanReport report(std::int64_t tokens) const;
+  const PlanDesc& desc() const;
+
+  /// loss and lse. On the CPU returns when done. N = 0 is legal (mean is NaN). Throws UsageError when shapes, dtypes,
+  /// pointers or labels are wrong, before anything is written.
+  void forward(const ForwardArgs& args, Stream stream = {});
+  /// de and dc: dz[n,v] = g[n] (exp(z - lse) - [v = target]), de = dz c, dc = dz^T e; g[n] is grad_loss times the
+  /// reduction's factor (1, 1 / valid rows, 1).
+  void backward(const BackwardArgs& args, Stream stream = {});
+
+  /// One program of this plan, by name ("lse_forward", "combine", "grad_tiles", "grad_e", "grad_c", ...), as text.
+  std::vector<std::string> program_names() const;
+  std::string emit(const std::string& program, Stage stage, const Target& target = Target::host()) const;
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+/// Results that own their memory, for host tensors.
+struct LossResult {
+  std::vector<float> loss;        // N, or one element
+  std::vector<float> lse;         // N
+  std::vector<std::byte> de, dc;  // like e and c, dense, in their dtype; empty when not asked for
+};
+struct LossWanted {
+  bool de = true, dc = true;
+};
+/// Loss and gradients in one call, with workspace and results allocated inside; the gradients are those of the mean or
+/// sum, or of the sum of the losses for `none`.
+LossResult linear_cross_entropy(Plan& plan, const TensorRef& e, const TensorRef& c, const TensorRef& target,
+                                LossWanted wanted = {});
+/// The same with a plan made for this one call; D, V and dtype are taken from e and c.
+LossResult linear_cross_entropy(const TensorRef& e, const TensorRef& c, const TensorRef& target, PlanDesc desc = {},
+                                LossWanted wanted = {});
+
+}  // namespace kerf
