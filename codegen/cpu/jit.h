@@ -12,8 +12,8 @@
 
 namespace kerf::codegen::cpu {
 
-/// Generated code: runs instances [begin, end) of the program. `args` is pack_args of the launch, `scratch` is private to
-/// the calling thread, Code::scratch_bytes long and aligned to 64.
+/// Generated code: runs instances [begin, end) of the program. `args` is pack_args of the launch, `scratch` is private
+/// to the calling thread, Code::scratch_bytes long and aligned to 64.
 using Entry = void (*)(const std::int64_t* args, std::int64_t begin, std::int64_t end, void* scratch);
 
 struct Code {

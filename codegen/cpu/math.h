@@ -9,8 +9,9 @@ namespace kerf::codegen::cpu {
 
 /// What the target can do; decides which instructions are emitted.
 struct CpuInfo {
-  int lanes = 4;          // f32 lanes of a vector register
-  int registers = 16;     // vector registers
+  bool x86 = false;    // else AArch64
+  int lanes = 4;       // f32 lanes of a vector register
+  int registers = 16;  // vector registers
   bool fma = false;
   bool f16c = false;      // f16 <-> f32 in hardware (x86 F16C, AArch64 always)
   bool bf16_dot = false;  // AVX512-BF16: vdpbf16ps

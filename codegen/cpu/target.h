@@ -1,6 +1,7 @@
 // What machine code is generated for, and LLVM's view of it. Only codegen/cpu includes this.
 #pragma once
 
+#include <cstddef>
 #include <functional>
 #include <memory>
 #include <string>
@@ -13,7 +14,12 @@
 namespace kerf::codegen::cpu {
 
 CpuInfo cpu_info(const Target& target);
+/// Throws UsageError where LLVM does not know the triple, the processor or a feature.
 std::unique_ptr<llvm::TargetMachine> make_target_machine(const Target& target);
+/// Features, tuning and vector width; every function of a module needs them.
+void set_target_attributes(llvm::Function& f, const Target& target);
+/// Throws DeviceError naming the features that this machine lacks.
+void require_runnable(const Target& target);
 
 /// A module in a context of its own.
 struct Module {
@@ -22,9 +28,11 @@ struct Module {
 };
 /// Cleans up after the emitter (a short list of LLVM passes; most of the work was done by Kerf's own).
 void optimize(llvm::Module& module, llvm::TargetMachine& machine);
-/// Loads the module and returns the address of `symbol`; `loaded` keeps it in memory.
+/// Links the module into this process, nothing outside it being visible to it, and returns the address of `symbol`;
+/// `loaded` keeps it in memory.
 void* load(Module module, const std::string& symbol, const Target& target, std::shared_ptr<void>& loaded);
 std::string to_text(llvm::Module& module);
+/// Both change the module on the way; it cannot be emitted twice.
 std::string to_assembly(llvm::Module& module, llvm::TargetMachine& machine);
 std::vector<std::byte> to_object(llvm::Module& module, llvm::TargetMachine& machine);
 

@@ -17,8 +17,8 @@ namespace kerf {
 /// What code is generated for.
 struct Target {
   std::string triple;    // "x86_64-unknown-linux-gnu", "aarch64-unknown-linux-gnu"
-  std::string cpu;       // an LLVM processor name, "" for the plain architecture
-  std::string features;  // LLVM feature list, "+avx2,+fma"
+  std::string cpu;       // the LLVM processor to tune for, "" for any; decides nothing about what may be used
+  std::string features;  // LLVM features that may be used, "+avx2,+fma"
 
   /// The machine at hand; features are found at run time. The variable KERF_CPU_FEATURES=sse2|avx2|avx512|avx512bf16
   /// takes away what is above the named level.
