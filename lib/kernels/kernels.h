@@ -1,8 +1,8 @@
 // The tile programs of the loss. Each file holds one program with its plain-loop reference above it.
 //
-// Rows have been compacted before: N here counts valid rows, `rows[n]` is where row n lies in the caller's e, de, lse and
-// loss (axis T), `target[n]` is its label. The backward's `g[n]` is the upstream gradient with the reduction's factor (and
-// for f16 the scale S) in it. V and D are known when a program is built, N at launch.
+// Rows have been compacted before: N here counts valid rows, `rows[n]` is where row n lies in the caller's e, de, lse
+// and loss (axis T), `target[n]` is its label. The backward's `g[n]` is the upstream gradient with the reduction's
+// factor (and for f16 the scale S) in it. V and D are known when a program is built, N at launch.
 #pragma once
 
 #include <cstdint>
@@ -12,8 +12,8 @@
 namespace kerf::kernels {
 
 struct Blocks {
-  std::int64_t n, v, d;    // rows, vocabulary, hidden
-  std::int64_t split;      // forward: blocks of v in one part of the vocabulary
+  std::int64_t n, v, d;  // rows, vocabulary, hidden
+  std::int64_t split;    // forward: blocks of v in one part of the vocabulary
 };
 struct Shape {
   std::int64_t vocabulary, hidden;
@@ -21,7 +21,7 @@ struct Shape {
 };
 
 /// Partial maximum, sum and target logit of one part of the vocabulary for one block of rows.
-/// e [T, D], c [V, D], rows [N] i32 or i64, target [N] i32 -> part_max, part_sum, part_target [S, N] f32.
+/// e [T, D], c [V, D], rows [N] i64, target [N] i32 -> part_max, part_sum, part_target [S, N] f32.
 Program lse_forward(Shape s, Blocks b);
 /// Parts in order: lse [T] and loss [T] of the valid rows, at rows[n].
 Program combine(std::int64_t block_n);
@@ -30,7 +30,8 @@ Program grad_tiles(Shape s, Blocks b);
 /// de[rows[n]] = scale * sum over kept tiles of dz c. With `from_sum` starts from sum [N, D] f32; with `to_sum` writes
 /// there instead of de.
 Program grad_e(Shape s, Blocks b, bool from_sum, bool to_sum);
-/// dc[v] = scale * sum over kept tiles of dz^T e [+ dc]; out is the dtype of dc.
+/// dc[v] = scale * sum over kept tiles of dz^T e [+ dc], for the blocks of dc in the list `written` (V x D); out is the
+/// dtype of dc. `scale` is an input for f16 alone, here and in grad_e.
 Program grad_c(Shape s, Blocks b, DType out, bool accumulate);
 
 }  // namespace kerf::kernels

@@ -1,0 +1,39 @@
+// dc of one block of vocabulary: its kept tiles in order, summed in registers, written once, or added to what dc holds.
+// The blocks of dc to write come as a list, so that a launch touches one range of the vocabulary and nothing else.
+#include "lib/kernels/kernels.h"
+#include "lib/kernels/reference.h"
+
+namespace kerf::kernels {
+
+void reference_grad_c(Shape s, Blocks b, const Doubles& e, const Rows& rows, const std::vector<TileAt>& kept,
+                      const Doubles& dz, double scale, Doubles& dc) {
+  const std::int64_t D = s.hidden, V = s.vocabulary, N = std::ssize(rows);
+  for (std::size_t k = 0; k < kept.size(); ++k)
+    for (std::int64_t i = 0; i < b.v; ++i)
+      for (std::int64_t j = 0; j < b.n; ++j) {
+        const std::int64_t v = kept[k].column * b.v + i, n = kept[k].row * b.n + j;
+        if (n >= N || v >= V) continue;
+        for (std::int64_t d = 0; d < D; ++d) dc[v * D + d] += scale * dz[(k * b.v + i) * b.n + j] * e[rows[n] * D + d];
+      }
+}
+
+Program grad_c(Shape s, Blocks b, DType out, bool accumulate) {
+  ProgramBuilder p(accumulate ? "grad_c_accumulate" : "grad_c");
+  Axis N = p.axis("N"), T = p.axis("T"), V = p.axis("V", s.vocabulary), D = p.axis("D", s.hidden);
+  Tensor e = p.input("e", s.dtype, {T, D}), rows = p.input("rows", i64, {N}), scale;
+  if (s.dtype == f16) scale = p.input("scale", f32, {});
+  TileList kept = p.tile_list("kept", N, b.n, V, b.v), written = p.tile_list("written", V, b.v, D, b.d);
+  Packed dz = p.packed_input("dz", s.dtype, kept, {V, N});
+  Tensor dc = accumulate ? p.inout("dc", out, {V, D}) : p.output("dc", out, {V, D});
+
+  auto [at, v, d] = p.parallel(written);
+  Tile total = p.loop(kept.in_column(v), zeros(v, d), [&](Kept k, Block n, Tile acc) {
+    return acc + dot(load(dz, k), load(e, load(rows, n, fill(-1)), d));  // contracts N
+  });
+  if (s.dtype == f16) total = total * load(scale);
+  if (accumulate) total = total + cast(load(dc, v, d), f32);
+  store(dc, v, d, cast(total, out));
+  return p.finish();
+}
+
+}  // namespace kerf::kernels

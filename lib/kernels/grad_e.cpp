@@ -1,0 +1,50 @@
+// de of one block of rows: its kept tiles in order, summed in registers, written once where the valid rows lie. No
+// atomics, so the bits never vary. When the vocabulary is walked in ranges, the sum so far stays in f32 between them.
+// dz of f16 carries a power of two that keeps it from underflow; `scale` takes it out again.
+#include "lib/kernels/kernels.h"
+#include "lib/kernels/reference.h"
+
+namespace kerf::kernels {
+
+void reference_grad_e(Shape s, Blocks b, const Doubles& c, const Rows& rows, const std::vector<TileAt>& kept,
+                      const Doubles& dz, double scale, Doubles& de) {
+  const std::int64_t D = s.hidden, V = s.vocabulary, N = std::ssize(rows);
+  for (std::size_t k = 0; k < kept.size(); ++k)
+    for (std::int64_t i = 0; i < b.v; ++i)
+      for (std::int64_t j = 0; j < b.n; ++j) {
+        const std::int64_t v = kept[k].column * b.v + i, n = kept[k].row * b.n + j;
+        if (n >= N || v >= V) continue;
+        for (std::int64_t d = 0; d < D; ++d) de[rows[n] * D + d] += scale * dz[(k * b.v + i) * b.n + j] * c[v * D + d];
+      }
+}
+
+Program grad_e(Shape s, Blocks b, bool from_sum, bool to_sum) {
+  ProgramBuilder p(std::string("grad_e") + (from_sum ? "_from_sum" : "") + (to_sum ? "_to_sum" : ""));
+  Axis N = p.axis("N"), T = p.axis("T"), V = p.axis("V", s.vocabulary), D = p.axis("D", s.hidden);
+  Tensor c = p.input("c", s.dtype, {V, D}), rows, scale, de, sum;
+  TileList kept = p.tile_list("kept", N, b.n, V, b.v);
+  Packed dz = p.packed_input("dz", s.dtype, kept, {V, N});
+  if (from_sum || to_sum) {
+    auto declare = !from_sum ? &ProgramBuilder::output : to_sum ? &ProgramBuilder::inout : &ProgramBuilder::input;
+    sum = (p.*declare)("sum", f32, {N, D}, ProgramBuilder::Here::current());
+  }
+  if (!to_sum) {
+    rows = p.input("rows", i64, {N});
+    de = p.output("de", s.dtype, {T, D});
+    if (s.dtype == f16) scale = p.input("scale", f32, {});
+  }
+
+  Block n = p.parallel(N, b.n), d = p.parallel(D, b.d);
+  Tile total = p.loop(kept.in_row(n), from_sum ? load(sum, n, d) : zeros(n, d), [&](Kept k, Block v, Tile acc) {
+    return acc + dot(load(dz, k), load(c, v, d));  // contracts V
+  });
+  if (to_sum) {
+    store(sum, n, d, total);
+  } else {
+    if (s.dtype == f16) total = total * load(scale);
+    store(de, load(rows, n, fill(-1)), d, cast(total, s.dtype));
+  }
+  return p.finish();
+}
+
+}  // namespace kerf::kernels
