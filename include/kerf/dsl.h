@@ -33,7 +33,7 @@
 
 #include "kerf/tensor.h"
 
-namespace kerf {
+namespace [[gnu::visibility("default")]] kerf {
 
 namespace ir {
 struct Program;

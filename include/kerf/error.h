@@ -5,7 +5,7 @@
 #include <stdexcept>
 #include <string>
 
-namespace kerf {
+namespace [[gnu::visibility("default")]] kerf {
 
 /// Base of all errors thrown by Kerf.
 class Error : public std::runtime_error {

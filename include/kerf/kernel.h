@@ -12,7 +12,7 @@
 #include "kerf/dsl.h"
 #include "kerf/tensor.h"
 
-namespace kerf {
+namespace [[gnu::visibility("default")]] kerf {
 
 /// What code is generated for.
 struct Target {

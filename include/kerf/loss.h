@@ -15,7 +15,7 @@
 #include "kerf/kernel.h"
 #include "kerf/tensor.h"
 
-namespace kerf {
+namespace [[gnu::visibility("default")]] kerf {
 
 enum class Reduction : std::uint8_t { none, mean, sum };
 /// How the backward gets its gradients. exact_recompute: logits are made again, range by range.

@@ -7,7 +7,7 @@
 #include <string>
 #include <string_view>
 
-namespace kerf {
+namespace [[gnu::visibility("default")]] kerf {
 
 /// Element types. `boolean` is one byte in memory, 0 or 1.
 enum class DType : std::uint8_t { f32, bf16, f16, i32, i64, boolean };
