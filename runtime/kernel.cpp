@@ -1,0 +1,72 @@
+// A program's way to a launch: the passes, the code generator, then instances handed out over the pool.
+#include "kerf/kernel.h"
+
+#include <fmt/format.h>
+
+#include <cstdlib>
+#include <memory>
+#include <new>
+
+#include "codegen/cpu/jit.h"
+#include "kerf/error.h"
+#include "lib/ir/ir.h"
+#include "lib/passes/passes.h"
+
+namespace kerf {
+
+namespace {
+constexpr std::size_t alignment = 64;
+}
+
+struct Kernel::Impl {
+  ir::Program program;  // after the passes
+  codegen::cpu::Code code;
+};
+
+Kernel compile(const Program& program, const Target& target, const Schedule& schedule) {
+  auto impl = std::make_shared<Kernel::Impl>();
+  impl->program = passes::pipeline(program.ir(), schedule.stage);
+  impl->code = codegen::cpu::compile(impl->program, target, schedule);
+  Kernel kernel;
+  kernel.impl_ = std::move(impl);
+  return kernel;
+}
+
+const std::string& Kernel::name() const {
+  if (!impl_) throw UsageError("Kernel::name: an empty kernel; make one with compile");
+  return impl_->program.name;
+}
+
+std::size_t Kernel::scratch_bytes(int threads) const {
+  if (!impl_) throw UsageError("Kernel::scratch_bytes: an empty kernel; make one with compile");
+  return impl_->code.scratch_bytes * static_cast<std::size_t>(threads);
+}
+
+void Kernel::launch(const LaunchArgs& args, ThreadPool& pool) const {
+  if (!impl_) throw UsageError("Kernel::launch: an empty kernel; make one with compile");
+  const ir::Bound bound = ir::bind(impl_->program, args);
+  if (reinterpret_cast<std::uintptr_t>(args.scratch) % alignment)
+    throw UsageError(fmt::format("{}: scratch at {} is not aligned to {} bytes", name(), args.scratch, alignment));
+  const std::vector<std::int64_t> packed = codegen::cpu::pack_args(impl_->program, bound);
+  const codegen::cpu::Code& code = impl_->code;
+
+  const auto release = [](std::byte* p) { ::operator delete[](p, std::align_val_t{alignment}); };
+  std::unique_ptr<std::byte[], decltype(release)> own(nullptr, release);
+  auto* scratch = static_cast<std::byte*>(args.scratch);
+  if (!scratch && code.scratch_bytes) {
+    own.reset(new (std::align_val_t{alignment}) std::byte[scratch_bytes(pool.size())]);
+    scratch = own.get();
+  }
+  pool.run(bound.instances, [&](std::int64_t begin, std::int64_t end, int thread) {
+    code.entry(packed.data(), begin, end, scratch + static_cast<std::size_t>(thread) * code.scratch_bytes);
+  });
+}
+
+std::string emit(const Program& program, Stage stage, const Target& target, const Schedule& schedule) {
+  if (stage == Stage::dsl) return program.text(true);
+  const ir::Program lowered = passes::pipeline(program.ir(), schedule.stage);
+  if (stage == Stage::tile) return ir::print(lowered, true);
+  return codegen::cpu::emit_text(lowered, stage, target, schedule);
+}
+
+}  // namespace kerf
