@@ -49,7 +49,7 @@ class Program {
  public:
   Program() = default;
   explicit Program(std::shared_ptr<const ir::Program> ir) : ir_(std::move(ir)) {}
-  const ir::Program& ir() const { return *ir_; }
+  const ir::Program& ir() const;  // UsageError when empty
   const std::string& name() const;
   /// The program as text, as it was recorded; with `places` each line ends in the caller's file and line.
   std::string text(bool places = false) const;
