@@ -86,7 +86,7 @@ std::string TensorRef::describe() const {
   std::int64_t expect = 1;
   for (int i = rank - 1; i >= 0; --i) {
     dense = dense && (shape[i] == 1 || strides[i] == expect);
-    expect *= shape[i];
+    if (__builtin_mul_overflow(expect, shape[i], &expect)) dense = false;
   }
   for (int i = 0; i < rank; ++i) {
     dims += fmt::format("{}{}", i ? ", " : "", shape[i]);
