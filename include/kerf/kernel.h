@@ -56,24 +56,24 @@ class ThreadPool {
   std::unique_ptr<Impl> impl_;
 };
 
-/// Kept tiles at launch. Tile k covers block (row[k], column[k]). row_items[row_begin[r] .. row_begin[r+1]) are the tiles
-/// of row block r in order; column_items likewise. All arrays belong to the caller.
+/// Kept tiles at launch. Tile k covers block (row[k], column[k]). row_items[row_begin[r] .. row_begin[r+1]) are the
+/// tiles of row block r in order; column_items likewise. All arrays belong to the caller.
 struct TileListRef {
-  std::int64_t count = 0;                     // kept tiles
-  const std::int32_t* row = nullptr;          // [count]
-  const std::int32_t* column = nullptr;       // [count]
-  const std::int32_t* row_begin = nullptr;    // [row blocks + 1]
-  const std::int32_t* row_items = nullptr;    // [count]
-  const std::int32_t* column_begin = nullptr; // [column blocks + 1]
-  const std::int32_t* column_items = nullptr; // [count]
+  std::int64_t count = 0;                      // kept tiles
+  const std::int32_t* row = nullptr;           // [count]
+  const std::int32_t* column = nullptr;        // [count]
+  const std::int32_t* row_begin = nullptr;     // [row blocks + 1]
+  const std::int32_t* row_items = nullptr;     // [count]
+  const std::int32_t* column_begin = nullptr;  // [column blocks + 1]
+  const std::int32_t* column_items = nullptr;  // [count]
 };
 
 /// Arguments by the names the program gave them.
 struct LaunchArgs {
-  std::vector<std::pair<std::string, TensorRef>> tensors;
-  std::vector<std::pair<std::string, TileListRef>> lists;
+  std::vector<std::pair<std::string, TensorRef>> tensors = {};
+  std::vector<std::pair<std::string, TileListRef>> lists = {};
   /// Sizes of axes that no tensor tells.
-  std::vector<std::pair<std::string, std::int64_t>> axes;
+  std::vector<std::pair<std::string, std::int64_t>> axes = {};
   /// Kernel::scratch_bytes(pool.size()) bytes, aligned to 64; null: allocated for this call.
   void* scratch = nullptr;
 };

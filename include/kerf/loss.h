@@ -39,40 +39,42 @@ struct PlanDesc {
   /// have no label and count as ignored. Sequences: rows of a [B, T, D] e, or cu_seqlens.
   std::int64_t shift = 0;
   Strategy strategy = Strategy::automatic;
-  std::size_t workspace_limit = std::size_t{64} << 20;  // bytes the backward may ask for; the least that works is used if larger
+  /// Bytes the backward may ask for; the least that works is used if larger.
+  std::size_t workspace_limit = std::size_t{64} << 20;
   int threads = 0;  // CPU: 0 for KERF_NUM_THREADS or all processors; results do not depend on it
   Device device = {};
 };
 
 struct ForwardArgs {
-  TensorRef e;       // [N, D] or [B, T, D], desc.dtype; rows contiguous, any row stride
-  TensorRef c;       // [V, D], desc.dtype; rows contiguous, any row stride
-  TensorRef target;  // [N] or [B, T], i32 or i64: in [0, V), or ignore_index
-  TensorRef cu_seqlens;  // optional [sequences + 1], i32 or i64, from 0 to N, with shift on a packed e [N, D]
-  TensorRef loss;    // optional output, f32, nats: [N] or [B, T] for none, else one element
-  TensorRef lse;     // optional output, f32, nats: [N] or [B, T]; the backward needs it
-  TensorRef workspace;  // bytes (any dtype, dense), at least workspace_bytes(N, false), aligned to 64
+  TensorRef e = {};           // [N, D] or [B, T, D], desc.dtype; rows contiguous, any row stride
+  TensorRef c = {};           // [V, D], desc.dtype; rows contiguous, any row stride
+  TensorRef target = {};      // [N] or [B, T], i32 or i64: in [0, V), or ignore_index
+  TensorRef cu_seqlens = {};  // optional [sequences + 1], i32 or i64, from 0 to N, with shift on a packed e [N, D]
+  TensorRef loss = {};        // optional output, f32, nats: [N] or [B, T] for none, else one element
+  TensorRef lse = {};         // optional output, f32, nats: [N] or [B, T]; the backward needs it
+  TensorRef workspace = {};   // bytes (any dtype, dense), at least workspace_bytes(N, false), aligned to 64
 };
 
 struct BackwardArgs {
-  TensorRef e, c, target, cu_seqlens;  // as in the forward
-  TensorRef lse;        // as the forward wrote it
-  TensorRef grad_loss;  // f32: dL/dloss, [N] or [B, T] for none (required), one element else (optional, 1 when not given)
-  TensorRef de;         // optional output, like e, desc.dtype; not given: costs nothing
-  TensorRef dc;         // optional output, like c, desc.dtype or f32; not given: costs nothing
+  TensorRef e = {}, c = {}, target = {}, cu_seqlens = {};  // as in the forward
+  TensorRef lse = {};                                      // as the forward wrote it
+  /// f32: dL/dloss, [N] or [B, T] for none (required), one element else (optional, 1 when not given).
+  TensorRef grad_loss = {};
+  TensorRef de = {};           // optional output, like e, desc.dtype; not given: costs nothing
+  TensorRef dc = {};           // optional output, like c, desc.dtype or f32; not given: costs nothing
   bool accumulate_dc = false;  // add to what dc holds (a main gradient) instead of overwriting it
-  TensorRef workspace;  // at least workspace_bytes(N, true)
+  TensorRef workspace = {};    // at least workspace_bytes(N, true)
 };
 
 /// What a call of this size does.
 struct PlanReport {
   Strategy strategy = Strategy::exact_recompute;
   std::size_t forward_workspace = 0, backward_workspace = 0;  // bytes
-  int ranges = 1;            // vocabulary ranges of the backward
-  double kept_share = 1;     // of the tiles of dz
-  double dropped_mass = 0;   // mean probability left out per row
+  int ranges = 1;                                             // vocabulary ranges of the backward
+  double kept_share = 1;                                      // of the tiles of dz
+  double dropped_mass = 0;                                    // mean probability left out per row
   int threads = 1;
-  std::string blocks;        // "n=256 v=256 d=256"
+  std::string blocks;  // "n=256 v=256 d=256"
 };
 
 /// One linear cross-entropy, compiled for one hidden size, vocabulary and dtype; any number of tokens.
