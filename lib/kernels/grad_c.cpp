@@ -22,11 +22,11 @@ Program grad_c(Shape s, Blocks b, DType out, bool accumulate) {
   Axis N = p.axis("N"), T = p.axis("T"), V = p.axis("V", s.vocabulary), D = p.axis("D", s.hidden);
   Tensor e = p.input("e", s.dtype, {T, D}), rows = p.input("rows", i64, {N}), scale;
   if (s.dtype == f16) scale = p.input("scale", f32, {});
-  TileList kept = p.tile_list("kept", N, b.n, V, b.v), written = p.tile_list("written", V, b.v, D, b.d);
+  TileList kept = p.tile_list("kept", N, b.n, V, b.v), written = p.tile_list("written", D, b.d, V, b.v);
   Packed dz = p.packed_input("dz", s.dtype, kept, {V, N});
   Tensor dc = accumulate ? p.inout("dc", out, {V, D}) : p.output("dc", out, {V, D});
 
-  auto [at, v, d] = p.parallel(written);
+  auto [at, d, v] = p.parallel(written);
   Tile total = p.loop(kept.in_column(v), zeros(v, d), [&](Kept k, Block n, Tile acc) {
     return acc + dot(load(dz, k), load(e, load(rows, n, fill(-1)), d));  // contracts N
   });

@@ -20,7 +20,7 @@ void reference_grad_e(Shape s, Blocks b, const Doubles& c, const Rows& rows, con
 
 Program grad_e(Shape s, Blocks b, bool from_sum, bool to_sum) {
   ProgramBuilder p(std::string("grad_e") + (from_sum ? "_from_sum" : "") + (to_sum ? "_to_sum" : ""));
-  Axis N = p.axis("N"), T = p.axis("T"), V = p.axis("V", s.vocabulary), D = p.axis("D", s.hidden);
+  Axis N = p.axis("N"), V = p.axis("V", s.vocabulary), D = p.axis("D", s.hidden);
   Tensor c = p.input("c", s.dtype, {V, D}), rows, scale, de, sum;
   TileList kept = p.tile_list("kept", N, b.n, V, b.v);
   Packed dz = p.packed_input("dz", s.dtype, kept, {V, N});
@@ -30,7 +30,7 @@ Program grad_e(Shape s, Blocks b, bool from_sum, bool to_sum) {
   }
   if (!to_sum) {
     rows = p.input("rows", i64, {N});
-    de = p.output("de", s.dtype, {T, D});
+    de = p.output("de", s.dtype, {p.axis("T"), D});
     if (s.dtype == f16) scale = p.input("scale", f32, {});
   }
 

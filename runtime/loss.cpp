@@ -1,0 +1,325 @@
+// Plan: arguments checked, valid rows compacted, programs launched over parts and ranges of the vocabulary, losses
+// reduced in a fixed order.
+#include "kerf/loss.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+#include "kerf/error.h"
+#include "runtime/loss_args.h"
+#include "runtime/loss_programs.h"
+#include "runtime/loss_space.h"
+#include "runtime/tile_lists.h"
+
+namespace kerf {
+
+using runtime::LossProgram;
+
+std::string_view name_of(Reduction r) {
+  constexpr std::string_view names[] = {"none", "mean", "sum"};
+  return names[static_cast<std::size_t>(r)];
+}
+
+std::string_view name_of(Strategy s) {
+  constexpr std::string_view names[] = {"automatic", "exact_recompute"};
+  return names[static_cast<std::size_t>(s)];
+}
+
+namespace {
+
+const PlanDesc& checked(const PlanDesc& d) {
+  const auto positive = [](const char* name, std::int64_t value) {
+    if (value < 1) throw UsageError(fmt::format("PlanDesc: {} is {}; it must be at least 1", name, value));
+  };
+  positive("hidden", d.hidden);
+  positive("vocabulary", d.vocabulary);
+  if (d.vocabulary > std::numeric_limits<std::int32_t>::max())
+    throw UsageError(fmt::format("PlanDesc: vocabulary is {}; it must be below 2^31", d.vocabulary));
+  if (!is_float(d.dtype))
+    throw UsageError(fmt::format("PlanDesc: dtype is {}; it must be f32, bf16 or f16", name_of(d.dtype)));
+  std::int64_t bytes = 0;
+  if (__builtin_mul_overflow(d.vocabulary, d.hidden, &bytes) || __builtin_mul_overflow(bytes, size_of(d.dtype), &bytes))
+    throw UsageError(fmt::format("PlanDesc: c of [{}, {}] {}: its size in bytes passes 2^63", d.vocabulary, d.hidden,
+                                 name_of(d.dtype)));
+  if (d.shift < 0) throw UsageError(fmt::format("PlanDesc: shift is {}; it must not be negative", d.shift));
+  if (d.device.type != DeviceType::cpu)
+    throw DeviceError(fmt::format("PlanDesc: device is cuda:{}; this build computes on the cpu", d.device.ordinal));
+  return d;
+}
+
+/// Sets the rows of m that are not in rows[0 .. valid) to zero.
+void clear_other_rows(const TensorRef& m, const std::int64_t* rows, std::int64_t valid, ThreadPool& pool) {
+  const std::int64_t size = size_of(m.dtype), row_bytes = m.shape[1] * size, step = m.strides[0] * size;
+  if (m.shape[0] == valid) return;
+  pool.run(m.shape[0], [&](std::int64_t begin, std::int64_t end, int) {
+    const std::int64_t* next = std::lower_bound(rows, rows + valid, begin);
+    for (std::int64_t n = begin; n < end; ++n) {
+      if (next != rows + valid && *next == n)
+        ++next;
+      else
+        std::memset(static_cast<std::byte*>(m.data) + n * step, 0, static_cast<std::size_t>(row_bytes));
+    }
+  });
+}
+
+/// Writes g[n] = upstream gradient times the reduction's factor for each valid row. For f16 all are multiplied by a
+/// power of two that brings the largest to 2^14, so that small elements of dz do not underflow; returns its inverse.
+float fill_upstream(const TensorRef& grad, Reduction reduction, DType dtype, const std::int64_t* rows,
+                    std::int64_t valid, float* g) {
+  const auto* data = static_cast<const float*>(grad.data);
+  if (reduction == Reduction::none) {
+    for (std::int64_t n = 0; n < valid; ++n) {
+      const std::int64_t r = rows[n];
+      g[n] = grad.rank == 1 ? data[r * grad.strides[0]]
+                            : data[r / grad.shape[1] * grad.strides[0] + r % grad.shape[1] * grad.strides[1]];
+    }
+  } else {
+    const double all = grad.given() ? *data : 1;
+    std::fill_n(g, valid, static_cast<float>(reduction == Reduction::mean ? all / static_cast<double>(valid) : all));
+  }
+  if (dtype != f16) return 1;
+  float largest = 0;
+  for (std::int64_t n = 0; n < valid; ++n)
+    if (std::isfinite(g[n])) largest = std::max(largest, std::abs(g[n]));
+  if (largest == 0) return 1;
+  const int exponent = std::clamp(14 - std::ilogb(largest), -126, 126);
+  for (std::int64_t n = 0; n < valid; ++n) g[n] = std::ldexp(g[n], exponent);
+  return std::ldexp(1.0f, -exponent);
+}
+
+}  // namespace
+
+struct Plan::Impl {
+  PlanDesc desc;
+  std::shared_ptr<ThreadPool> pool;
+  runtime::LossPrograms programs;
+
+  Impl(const PlanDesc& d, std::shared_ptr<ThreadPool> p)
+      : desc(checked(d)), pool(std::move(p)), programs({d.vocabulary, d.hidden, d.dtype}) {}
+
+  kernels::Shape shape() const { return {desc.vocabulary, desc.hidden, desc.dtype}; }
+  std::int64_t parts() const {
+    const kernels::Blocks& b = programs.blocks().forward;
+    return (desc.vocabulary + b.v * b.split - 1) / (b.v * b.split);
+  }
+
+  std::vector<LossProgram> of_direction(bool backward) const {
+    std::vector<LossProgram> list = programs.all();
+    std::erase_if(
+        list, [&](LossProgram w) { return (w != LossProgram::lse_forward && w != LossProgram::combine) != backward; });
+    return list;
+  }
+  void compile_all(const std::vector<LossProgram>& list) {
+    pool->run(std::ssize(list), [&](std::int64_t begin, std::int64_t end, int) {
+      for (std::int64_t i = begin; i < end; ++i) programs.kernel(list[static_cast<std::size_t>(i)]);
+    });
+  }
+  /// Bytes of scratch that any program of a direction needs.
+  std::size_t scratch(bool backward) {
+    const std::vector<LossProgram> list = of_direction(backward);
+    compile_all(list);
+    std::size_t bytes = 0;
+    for (LossProgram w : list) bytes = std::max(bytes, programs.kernel(w).scratch_bytes(pool->size()));
+    return bytes;
+  }
+
+  runtime::Ranges ranges(std::int64_t rows, std::size_t limit) {
+    return runtime::choose_ranges(rows, shape(), programs.blocks().backward, scratch(true), limit);
+  }
+  std::size_t workspace(std::int64_t rows, bool backward) {
+    if (rows < 0) throw UsageError(fmt::format("Plan: {} rows; their number must not be negative", rows));
+    if (rows == 0) return 0;
+    std::size_t bytes = runtime::too_large;
+    const kernels::Blocks& b = programs.blocks().backward;
+    if (rows / b.n < runtime::most_row_blocks)
+      bytes = backward ? runtime::lay_out_backward(nullptr, rows, shape(), b, ranges(rows, desc.workspace_limit),
+                                                   scratch(true))
+                             .bytes
+                       : runtime::lay_out_forward(nullptr, rows, parts(), scratch(false)).bytes;
+    if (bytes == runtime::too_large)
+      throw UsageError(fmt::format("Plan: the workspace for {} rows passes 2^63 bytes", rows));
+    return bytes;
+  }
+};
+
+Plan::Plan(const PlanDesc& desc) {
+  checked(desc);
+  impl_ = std::make_unique<Impl>(desc, std::make_shared<ThreadPool>(desc.threads));
+}
+Plan::Plan(const PlanDesc& desc, std::shared_ptr<ThreadPool> pool) {
+  if (!pool) throw UsageError("Plan: the thread pool is null");
+  impl_ = std::make_unique<Impl>(desc, std::move(pool));
+}
+Plan::~Plan() = default;
+Plan::Plan(Plan&&) noexcept = default;
+Plan& Plan::operator=(Plan&&) noexcept = default;
+
+void Plan::prepare() { impl_->compile_all(impl_->programs.all()); }
+std::size_t Plan::workspace_bytes(std::int64_t tokens, bool backward) const {
+  return impl_->workspace(tokens, backward);
+}
+const PlanDesc& Plan::desc() const { return impl_->desc; }
+
+PlanReport Plan::report(std::int64_t tokens) const {
+  const kernels::Blocks& b = impl_->programs.blocks().forward;
+  PlanReport r;
+  r.forward_workspace = workspace_bytes(tokens, false);
+  r.backward_workspace = workspace_bytes(tokens, true);
+  if (tokens > 0) r.ranges = impl_->ranges(tokens, impl_->desc.workspace_limit).count();
+  r.threads = impl_->pool->size();
+  r.blocks = fmt::format("n={} v={} d={}", b.n, b.v, b.d);
+  return r;
+}
+
+void Plan::forward(const ForwardArgs& a, Stream) {
+  Impl& p = *impl_;
+  const PlanDesc& desc = p.desc;
+  runtime::ArgumentCheck check("Plan::forward", desc);
+  const TensorRef e = check.embeddings(a.e, a.c);
+  const runtime::Labels labels = check.labels(a.target, a.cu_seqlens);
+  const std::int64_t N = check.rows();
+  TensorRef loss, lse;
+  if (a.loss.given())
+    loss = desc.reduction == Reduction::none ? check.per_row("loss", a.loss, true) : check.single("loss", a.loss, true);
+  if (a.lse.given()) lse = check.per_row("lse", a.lse, true);
+  std::byte* memory = check.workspace(a.workspace, p.workspace(N, false));
+  check.no_overlap();
+  const std::int64_t valid = check_labels(labels, check.call());
+  if (!loss.given() && !lse.given()) return;
+
+  // Ignored rows are 0; valid ones are written by `combine`.
+  const bool each = loss.given() && desc.reduction == Reduction::none;
+  if (each) std::fill_n(static_cast<float*>(loss.data), N, 0.0f);
+  if (lse.given()) std::fill_n(static_cast<float*>(lse.data), N, 0.0f);
+  double sum = 0;
+  if (valid > 0) {
+    const std::int64_t parts = p.parts();
+    const runtime::ForwardSpace space = runtime::lay_out_forward(memory, N, parts, p.scratch(false));
+    compact(labels, space.rows, space.target);
+    const TensorRef rows(space.rows, i64, {valid}), target(space.target, i32, {valid});
+    const TensorRef part_max(space.part_max, {parts, valid}), part_sum(space.part_sum, {parts, valid});
+    const TensorRef part_target(space.part_target, {parts, valid});
+    const TensorRef row_lse = lse.given() ? lse : TensorRef(space.lse, {N});
+    const TensorRef row_loss = each ? loss : TensorRef(space.loss, {N});
+    p.programs.kernel(LossProgram::lse_forward)
+        .launch({.tensors = {{"e", e},
+                             {"c", a.c},
+                             {"rows", rows},
+                             {"target", target},
+                             {"part_max", part_max},
+                             {"part_sum", part_sum},
+                             {"part_target", part_target}},
+                 .scratch = space.scratch},
+                *p.pool);
+    p.programs.kernel(LossProgram::combine)
+        .launch({.tensors = {{"part_max", part_max},
+                             {"part_sum", part_sum},
+                             {"part_target", part_target},
+                             {"rows", rows},
+                             {"lse", row_lse},
+                             {"loss", row_loss}},
+                 .scratch = space.scratch},
+                *p.pool);
+    for (std::int64_t n = 0; n < valid; ++n) sum += static_cast<const float*>(row_loss.data)[space.rows[n]];
+  }
+  if (!loss.given() || each) return;
+  if (desc.reduction == Reduction::mean) sum /= static_cast<double>(valid);  // NaN without a valid row
+  *static_cast<float*>(loss.data) = static_cast<float>(sum);
+}
+
+void Plan::backward(const BackwardArgs& a, Stream) {
+  Impl& p = *impl_;
+  const PlanDesc& desc = p.desc;
+  runtime::ArgumentCheck check("Plan::backward", desc);
+  const TensorRef e = check.embeddings(a.e, a.c);
+  const runtime::Labels labels = check.labels(a.target, a.cu_seqlens);
+  const std::int64_t N = check.rows();
+  const TensorRef lse = check.per_row("lse", a.lse, false);
+  if (desc.reduction == Reduction::none)
+    check.upstream(a.grad_loss);
+  else if (a.grad_loss.given())
+    check.single("grad_loss", a.grad_loss, false);
+  TensorRef de, dc;
+  if (a.de.given()) de = check.grad_e(a.de);
+  if (a.dc.given()) dc = check.grad_c(a.dc);
+  const std::size_t bytes = p.workspace(N, true);
+  std::byte* memory = check.workspace(a.workspace, bytes);
+  check.no_overlap();
+  const std::int64_t valid = check_labels(labels, check.call());
+  if (!de.given() && !dc.given()) return;
+
+  if (valid == 0) {
+    if (de.given()) clear_other_rows(de, nullptr, 0, *p.pool);
+    if (dc.given() && !a.accumulate_dc) clear_other_rows(dc, nullptr, 0, *p.pool);
+    return;
+  }
+  const kernels::Blocks& b = p.programs.blocks().backward;
+  const runtime::Ranges ranges = p.ranges(valid, bytes);
+  const runtime::BackwardSpace space = runtime::lay_out_backward(memory, valid, p.shape(), b, ranges, p.scratch(true));
+  compact(labels, space.rows, space.target);
+  *space.scale = fill_upstream(a.grad_loss, desc.reduction, desc.dtype, space.rows, valid, space.g);
+  if (de.given()) clear_other_rows(de, space.rows, valid, *p.pool);
+  if (de.given() && space.sum) std::fill_n(space.sum, valid * desc.hidden, 0.0f);
+
+  const TensorRef rows(space.rows, i64, {valid}), target(space.target, i32, {valid}), g(space.g, {valid});
+  const TensorRef scale(space.scale, f32, {}), sum(space.sum, {valid, desc.hidden});
+  const std::int64_t row_blocks = (valid + b.n - 1) / b.n, hidden_blocks = (desc.hidden + b.d - 1) / b.d;
+  for (int range = 0; range < ranges.count(); ++range) {
+    const std::int64_t begin = range * ranges.width, end = std::min(begin + ranges.width, ranges.columns);
+    const TileListRef kept = runtime::fill_by_column({row_blocks, ranges.columns, begin, end}, space.kept);
+    const TensorRef dz(space.dz, desc.dtype, {kept.count, b.v, b.n});
+    p.programs.kernel(LossProgram::grad_tiles)
+        .launch(
+            {.tensors = {{"e", e}, {"c", a.c}, {"rows", rows}, {"target", target}, {"lse", lse}, {"g", g}, {"dz", dz}},
+             .lists = {{"kept", kept}},
+             .scratch = space.scratch},
+            *p.pool);
+    if (de.given()) {
+      const bool last = range + 1 == ranges.count(), several = ranges.count() > 1;
+      LaunchArgs args{.tensors = {{"c", a.c}, {"dz", dz}}, .lists = {{"kept", kept}}, .scratch = space.scratch};
+      if (several) args.tensors.emplace_back("sum", sum);
+      if (last) {
+        args.tensors.emplace_back("rows", rows);
+        args.tensors.emplace_back("de", de);
+        if (desc.dtype == f16) args.tensors.emplace_back("scale", scale);
+      }
+      p.programs.kernel(!several ? LossProgram::grad_e
+                        : last   ? LossProgram::grad_e_end
+                                 : LossProgram::grad_e_begin)
+          .launch(args, *p.pool);
+    }
+    if (dc.given()) {
+      const TileListRef written = runtime::fill_by_column({hidden_blocks, ranges.columns, begin, end}, space.written);
+      LaunchArgs args{.tensors = {{"e", e}, {"rows", rows}, {"dz", dz}, {"dc", dc}},
+                      .lists = {{"kept", kept}, {"written", written}},
+                      .scratch = space.scratch};
+      if (desc.dtype == f16) args.tensors.emplace_back("scale", scale);
+      const bool mixed = dc.dtype != desc.dtype;
+      p.programs
+          .kernel(mixed             ? a.accumulate_dc ? LossProgram::grad_c_f32_add : LossProgram::grad_c_f32
+                  : a.accumulate_dc ? LossProgram::grad_c_add
+                                    : LossProgram::grad_c)
+          .launch(args, *p.pool);
+    }
+  }
+}
+
+std::vector<std::string> Plan::program_names() const {
+  std::vector<std::string> names;
+  for (LossProgram w : impl_->programs.all()) names.emplace_back(runtime::LossPrograms::name(w));
+  return names;
+}
+
+std::string Plan::emit(const std::string& program, Stage stage, const Target& target) const {
+  for (LossProgram w : impl_->programs.all())
+    if (runtime::LossPrograms::name(w) == program) return kerf::emit(impl_->programs.record(w), stage, target);
+  throw UsageError(
+      fmt::format("Plan::emit: no program '{}'; this plan has {}", program, fmt::join(program_names(), ", ")));
+}
+
+}  // namespace kerf

@@ -1,0 +1,48 @@
+// The programs of one plan, each recorded and compiled when first asked for.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "kerf/kernel.h"
+#include "runtime/blocks.h"
+
+namespace kerf::runtime {
+
+enum class LossProgram : std::uint8_t {
+  lse_forward,
+  combine,
+  grad_tiles,
+  grad_e,        // one vocabulary range
+  grad_e_begin,  // several: adds to the f32 sum
+  grad_e_end,    // several: adds to the f32 sum and writes de
+  grad_c,        // dc in the dtype of c
+  grad_c_add,
+  grad_c_f32,  // dc in f32 beside a c of another dtype
+  grad_c_f32_add,
+};
+inline constexpr std::size_t loss_programs = 10;
+
+class LossPrograms {
+ public:
+  explicit LossPrograms(const kernels::Shape& shape) : shape_(shape), blocks_(choose_blocks(shape)) {}
+
+  const PlanBlocks& blocks() const { return blocks_; }
+  /// Those that this dtype has.
+  std::vector<LossProgram> all() const;
+  static std::string_view name(LossProgram which);
+  Program record(LossProgram which) const;
+  /// Compiles it on first use: one caller does, others wait.
+  const Kernel& kernel(LossProgram which);
+
+ private:
+  kernels::Shape shape_;
+  PlanBlocks blocks_;
+  std::array<std::once_flag, loss_programs> once_;
+  std::array<Kernel, loss_programs> kernels_;
+};
+
+}  // namespace kerf::runtime
