@@ -16,16 +16,20 @@ const std::vector<NamedPass>& all() {
   return passes;
 }
 
+void run_pass(ir::Program& p, const NamedPass& pass) {
+  pass.run(p);
+  try {
+    ir::verify(p);
+  } catch (const Error& e) {
+    throw InternalError(fmt::format("{}: pass {} broke the program: {}", p.name, pass.name, e.what()));
+  }
+}
+
 ir::Program pipeline(ir::Program p, bool stage,
                      const std::function<void(std::string_view pass, const ir::Program&)>& after) {
   for (const NamedPass& pass : all()) {
     if (pass.run == stage_loads && !stage) continue;
-    pass.run(p);
-    try {
-      ir::verify(p);
-    } catch (const Error& e) {
-      throw InternalError(fmt::format("{}: pass {} broke the program: {}", p.name, pass.name, e.what()));
-    }
+    run_pass(p, pass);
     if (after) after(pass.name, p);
   }
   return p;
