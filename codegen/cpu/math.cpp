@@ -80,15 +80,24 @@ llvm::Value* emit_fma(llvm::IRBuilder<>& b, llvm::Value* x, llvm::Value* y, llvm
   return b.CreateFAdd(b.CreateFMul(x, y), z);
 }
 
-// x > y ? x : y is one instruction on x86 and gives y where either is NaN, so only x is left to look at.
+namespace {
+// `chosen` is (x > y ? x : y) or the like: one instruction on x86, which gives y where either is NaN, so that only x is
+// left to look at. All bits set is a NaN that x86 masks in with a single `or`.
+llvm::Value* nan_if_nan(llvm::IRBuilder<>& b, llvm::Value* x, llvm::Value* chosen) {
+  llvm::Type* floats = x->getType();
+  llvm::Type* ints = floats->getWithNewType(b.getInt32Ty());
+  llvm::Value* bits =
+      b.CreateSelect(b.CreateFCmpUNO(x, x), llvm::ConstantInt::getAllOnesValue(ints), b.CreateBitCast(chosen, ints));
+  return b.CreateBitCast(bits, floats);
+}
+}  // namespace
+
 llvm::Value* emit_max(llvm::IRBuilder<>& b, llvm::Value* x, llvm::Value* y) {
-  llvm::Value* larger = b.CreateSelect(b.CreateFCmpOGT(x, y), x, y);
-  return b.CreateSelect(b.CreateFCmpUNO(x, x), x, larger);
+  return nan_if_nan(b, x, b.CreateSelect(b.CreateFCmpOGT(x, y), x, y));
 }
 
 llvm::Value* emit_min(llvm::IRBuilder<>& b, llvm::Value* x, llvm::Value* y) {
-  llvm::Value* smaller = b.CreateSelect(b.CreateFCmpOLT(x, y), x, y);
-  return b.CreateSelect(b.CreateFCmpUNO(x, x), x, smaller);
+  return nan_if_nan(b, x, b.CreateSelect(b.CreateFCmpOLT(x, y), x, y));
 }
 
 // x = n ln 2 + r with n whole and |r| <= ln 2 / 2; exp x = 2^n exp r.
