@@ -272,7 +272,7 @@ void Plan::backward(const BackwardArgs& a, Stream) {
   for (int range = 0; range < ranges.count(); ++range) {
     const std::int64_t begin = range * ranges.width, end = std::min(begin + ranges.width, ranges.columns);
     const TileListRef kept = runtime::fill_by_column({row_blocks, ranges.columns, begin, end}, space.kept);
-    const TensorRef dz(space.dz, desc.dtype, {kept.count, b.v, b.n});
+    const TensorRef dz(space.dz, desc.dtype, {kept.count * b.v * b.n});
     p.programs.kernel(LossProgram::grad_tiles)
         .launch(
             {.tensors = {{"e", e}, {"c", a.c}, {"rows", rows}, {"target", target}, {"lse", lse}, {"g", g}, {"dz", dz}},

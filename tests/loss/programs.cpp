@@ -1,0 +1,187 @@
+// Each program of the loss against its plain loops, interpreted and compiled, on shapes that no block divides.
+#include "tests/support/run.h"
+
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "lib/kernels/kernels.h"
+#include "lib/kernels/reference.h"
+#include "runtime/tile_lists.h"
+
+using namespace kerf;
+using namespace kerf::kernels;
+using namespace kerf::test;
+
+namespace {
+
+constexpr std::int64_t T = 41, N = 37, V = 75, D = 21;  // N of T rows are valid
+constexpr Blocks blocks{.n = 16, .v = 32, .d = 16, .split = 2};
+
+struct Data {
+  Shape shape;
+  Array e, c, rows{i64, {N}}, target;
+  Rows row_list;
+  Labels label_list;
+
+  explicit Data(DType dtype) : shape{V, D, dtype}, e(f32, {1}), c(f32, {1}), target(f32, {1}) {
+    Random random(7 + static_cast<std::uint64_t>(dtype));
+    e = normal(random, dtype, {T, D}, 1, 3);
+    c = normal(random, dtype, {V, D}, 0.5, 5);
+    target = integers(random, i32, {N}, 0, V - 1);
+    for (std::int64_t n = 0; n < N; ++n) {
+      row_list.push_back(n + (n >= 5) + (n >= 20) + 2 * (n >= 30));
+      rows.set(n, static_cast<double>(row_list.back()));
+      label_list.push_back(static_cast<std::int32_t>(target[n]));
+    }
+  }
+};
+
+/// Rounding of the dtype that a result is stored in, and of f32 sums.
+double tolerance(DType dtype) { return dtype == f32 ? 2e-6 : dtype == f16 ? 1e-3 : 8e-3; }
+
+constexpr DType dtypes[] = {f32, bf16, f16};
+
+struct Lists {
+  runtime::Rectangle area;
+  std::vector<std::byte> memory;
+  TileListRef ref;
+  explicit Lists(runtime::Rectangle r) : area(r), memory(list_bytes(r)), ref(fill_by_column(r, memory.data())) {}
+  std::vector<TileAt> at() const {
+    std::vector<TileAt> tiles;
+    for (std::int64_t k = 0; k < ref.count; ++k) tiles.push_back({ref.row[k], ref.column[k]});
+    return tiles;
+  }
+};
+Lists kept_range(std::int64_t begin, std::int64_t end) {
+  return Lists(
+      {.rows = (N + blocks.n - 1) / blocks.n, .columns = (V + blocks.v - 1) / blocks.v, .begin = begin, .end = end});
+}
+
+}  // namespace
+
+TEST_CASE("lse_forward and combine: parts of the vocabulary give lse and loss of the valid rows") {
+  for (DType dtype : dtypes) {
+    CAPTURE(name_of(dtype));
+    Data x(dtype);
+    const Parts parts = reference_lse_forward(x.shape, blocks, x.e.values(), x.c.values(), x.row_list, x.label_list);
+    const std::int64_t S = std::ssize(parts.max) / N;
+    CHECK(S == 2);
+    Array part_max(f32, {S, N}), part_sum(f32, {S, N}), part_target(f32, {S, N});
+    const NamedArrays inputs = {{"e", &x.e}, {"c", &x.c}, {"rows", &x.rows}, {"target", &x.target}};
+    NamedArrays all = inputs;
+    all.insert(all.end(), {{"part_max", &part_max}, {"part_sum", &part_sum}, {"part_target", &part_target}});
+    on_each_backend(lse_forward(x.shape, blocks), {.arrays = all}, [&] {
+      CHECK(error(part_max, parts.max).worst_row < 1e-6);
+      CHECK(error(part_sum, parts.sum).worst_row < 1e-6);
+      CHECK(error(part_target, parts.target).worst_row < 1e-6);
+    });
+
+    Doubles lse(T, 7), loss(T, 7);
+    reference_combine(parts, x.row_list, lse, loss);
+    Array out_lse(f32, {T}), out_loss(f32, {T});
+    on_each_backend(combine(blocks.n),
+                    {.arrays = {{"part_max", &part_max},
+                                {"part_sum", &part_sum},
+                                {"part_target", &part_target},
+                                {"rows", &x.rows},
+                                {"lse", &out_lse},
+                                {"loss", &out_loss}}},
+                    [&] {
+                      std::int64_t unwritten = 0;
+                      for (std::int64_t t = 0; t < T; ++t) {
+                        if (lse[static_cast<std::size_t>(t)] == 7) {
+                          ++unwritten;
+                          CHECK(std::isnan(out_lse[t]));
+                          CHECK(std::isnan(out_loss[t]));
+                          continue;
+                        }
+                        CHECK(out_lse[t] == doctest::Approx(lse[static_cast<std::size_t>(t)]).epsilon(1e-6));
+                        CHECK(out_loss[t] == doctest::Approx(loss[static_cast<std::size_t>(t)]).epsilon(2e-6));
+                      }
+                      CHECK(unwritten == T - N);
+                    });
+  }
+}
+
+TEST_CASE("grad_tiles, grad_e and grad_c: one range of the vocabulary after the other gives de and dc") {
+  for (DType dtype : dtypes) {
+    CAPTURE(name_of(dtype));
+    Data x(dtype);
+    Random random(99);
+    Doubles lse_list(T, 0), loss_list(T, 0);
+    reference_combine(reference_lse_forward(x.shape, blocks, x.e.values(), x.c.values(), x.row_list, x.label_list),
+                      x.row_list, lse_list, loss_list);
+    Array lse(f32, {T}), g = normal(random, f32, {N}), scale(f32, {});
+    for (std::int64_t t = 0; t < T; ++t) lse.set(t, lse_list[static_cast<std::size_t>(t)]);
+    const double factor = dtype == f16 ? 0.25 : 1;
+    scale.set(0, factor);
+
+    Array sum(f32, {N, D}), de(dtype, {T, D}, 2), dc(dtype, {V, D}, 4), main_grad = normal(random, f32, {V, D});
+    Doubles de_ref(T * D, 0), dc_ref(V * D, 0), main_ref = main_grad.values(), sum_ref(N * D, 0);
+    for (std::int64_t i = 0; i < sum.size(); ++i) sum.set(i, 0);
+    for (auto [begin, end] : {std::pair<std::int64_t, std::int64_t>{0, 2}, {2, 3}}) {
+      CAPTURE(begin);
+      Lists kept = kept_range(begin, end);
+      Lists written({.rows = (D + blocks.d - 1) / blocks.d, .columns = 3, .begin = begin, .end = end});
+      const Doubles dz_ref = reference_grad_tiles(x.shape, blocks, x.e.values(), x.c.values(), x.row_list, x.label_list,
+                                                  lse_list, g.values(), kept.at());
+      Array dz(dtype, {kept.ref.count * blocks.v * blocks.n});
+      on_each_backend(grad_tiles(x.shape, blocks),
+                      {.arrays = {{"e", &x.e},
+                                  {"c", &x.c},
+                                  {"rows", &x.rows},
+                                  {"target", &x.target},
+                                  {"lse", &lse},
+                                  {"g", &g},
+                                  {"dz", &dz}},
+                       .lists = {{"kept", kept.ref}}},
+                      [&] { CHECK(error(dz, dz_ref).norm < tolerance(dtype)); });
+
+      reference_grad_e(x.shape, blocks, x.c.values(), x.row_list, kept.at(), dz.values(), factor, de_ref);
+      Rows same(N);
+      for (std::int64_t n = 0; n < N; ++n) same[static_cast<std::size_t>(n)] = n;
+      reference_grad_e(x.shape, blocks, x.c.values(), same, kept.at(), dz.values(), 1, sum_ref);
+      NamedArrays to_de = {{"c", &x.c}, {"dz", &dz}, {"sum", &sum}, {"rows", &x.rows}, {"de", &de}};
+      if (dtype == f16) to_de.emplace_back("scale", &scale);
+      if (end < 3)
+        on_each_backend(grad_e(x.shape, blocks, true, true),
+                        {.arrays = {{"c", &x.c}, {"dz", &dz}, {"sum", &sum}}, .lists = {{"kept", kept.ref}}},
+                        [&] { CHECK(error(sum, sum_ref).norm < 2e-6); });
+      else
+        on_each_backend(grad_e(x.shape, blocks, true, false), {.arrays = to_de, .lists = {{"kept", kept.ref}}}, [&] {
+          for (std::int64_t t = 0; t < T; ++t)
+            if (std::find(x.row_list.begin(), x.row_list.end(), t) == x.row_list.end())
+              for (std::int64_t d = 0; d < D; ++d) {
+                CHECK(std::isnan(de[t * D + d]));
+                de.set(t * D + d, 0);
+              }
+          CHECK(error(de, de_ref).norm < tolerance(dtype));
+        });
+
+      // dc of this range alone is written.
+      reference_grad_c(x.shape, blocks, x.e.values(), x.row_list, kept.at(), dz.values(), factor, dc_ref);
+      reference_grad_c(x.shape, blocks, x.e.values(), x.row_list, kept.at(), dz.values(), factor, main_ref);
+      NamedArrays to_dc = {{"e", &x.e}, {"rows", &x.rows}, {"dz", &dz}, {"dc", &dc}};
+      NamedArrays to_main = {{"e", &x.e}, {"rows", &x.rows}, {"dz", &dz}, {"dc", &main_grad}};
+      if (dtype == f16) {
+        to_dc.emplace_back("scale", &scale);
+        to_main.emplace_back("scale", &scale);
+      }
+      const std::vector<std::pair<std::string, TileListRef>> lists = {{"kept", kept.ref}, {"written", written.ref}};
+      on_each_backend(grad_c(x.shape, blocks, dtype, false), {.arrays = to_dc, .lists = lists}, [&] {
+        Array whole = dc;
+        for (std::int64_t v = 0; v < V; ++v)
+          for (std::int64_t d = 0; d < D; ++d) {
+            if (v / blocks.v >= begin && v / blocks.v < end) continue;
+            CHECK(std::isnan(dc[v * D + d]));
+            whole.set(v * D + d, dc_ref[static_cast<std::size_t>(v * D + d)]);
+          }
+        CHECK(error(whole, dc_ref).norm < tolerance(dtype));
+      });
+      on_each_backend(grad_c(x.shape, blocks, f32, true), {.arrays = to_main, .lists = lists},
+                      [&] { CHECK(error(main_grad, main_ref).norm < 2e-6); });
+    }
+  }
+}
