@@ -131,13 +131,14 @@ class Stager {
       if (op.kind == OpKind::stage && op.tensor == stage.tensor && op.axis == stage.axis && op.extent == stage.extent &&
           op.operands == stage.operands)
         return op.results.front();
-    stage.results = {new_value(infer(program_, stage))};
+    const std::string& tensor = program_.tensors[static_cast<std::size_t>(stage.tensor)].name;
+    stage.results = {new_value(infer(program_, stage), "staged_" + tensor)};
     front.push_back(stage);
     return stage.results.front();
   }
 
-  ValueId new_value(Type type) {
-    const ValueId v = program_.new_value(std::move(type));
+  ValueId new_value(Type type, std::string name = {}) {
+    const ValueId v = program_.new_value(std::move(type), std::move(name));
     defined_at_.push_back(0);
     return v;
   }

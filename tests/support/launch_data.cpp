@@ -42,7 +42,7 @@ void sort_tiles(std::int64_t blocks, const std::vector<std::int32_t>& block_of, 
 }  // namespace
 
 Sizes ragged_sizes(const ir::Program& p, Random& random) {
-  std::vector<std::int64_t> largest(p.axes.size(), 1);
+  std::vector<std::int64_t> largest(p.axes.size(), 0);
   for (const ir::Type& t : p.values)
     for (const ir::AxisExtent& a : t.axes) {
       std::int64_t& e = largest[static_cast<std::size_t>(a.axis)];
@@ -50,7 +50,7 @@ Sizes ragged_sizes(const ir::Program& p, Random& random) {
     }
   Sizes sizes;
   for (std::size_t i = 0; i < p.axes.size(); ++i) {
-    const std::int64_t e = largest[i];
+    const std::int64_t e = largest[i] > 0 ? largest[i] : 8;
     const std::int64_t choices[] = {1, std::max<std::int64_t>(1, e - 1), e, e + 1, 2 * e + e / 2, 3 * e + 1};
     const std::int64_t choice = one_of(random, choices);
     sizes[p.axes[i].name] = p.axes[i].size != ir::unknown ? p.axes[i].size : choice;
@@ -58,7 +58,7 @@ Sizes ragged_sizes(const ir::Program& p, Random& random) {
   return sizes;
 }
 
-LaunchData::LaunchData(const ir::Program& p, const Sizes& sizes, std::uint64_t seed, bool special) : sizes_(sizes) {
+LaunchData::LaunchData(const ir::Program& p, const Sizes& sizes, std::uint64_t seed, Floats floats) : sizes_(sizes) {
   Random random(seed);
   for (const ir::ListInfo& info : p.lists) lists_.push_back(make_list(p, info, random));
   for (const ir::TensorInfo& info : p.tensors) {
@@ -71,7 +71,7 @@ LaunchData::LaunchData(const ir::Program& p, const Sizes& sizes, std::uint64_t s
       for (int a : info.axes) shape.push_back(sizes_.at(axis_name(p, a)));
     }
     Array array(info.dtype, shape, info.axes.size() > 1 && info.list < 0 ? 3 : 0);
-    if (info.access != ir::Access::output) fill_in(array, random, special);
+    if (info.access != ir::Access::output) fill_in(array, random, floats);
     tensors_.emplace_back(info.name, std::move(array));
   }
 }
@@ -95,21 +95,21 @@ LaunchData::List LaunchData::make_list(const ir::Program& p, const ir::ListInfo&
   return l;
 }
 
-void LaunchData::fill_in(Array& array, Random& random, bool special) const {
+void LaunchData::fill_in(Array& array, Random& random, Floats floats) const {
   std::int64_t largest = array.shape().empty() ? 1 : array.shape()[0];
   for (const auto& [name, size] : sizes_) largest = std::max(largest, size);
   std::vector<std::int64_t> distinct(static_cast<std::size_t>(largest));
   std::iota(distinct.begin(), distinct.end(), 0);
   shuffle(distinct, random);
   for (std::int64_t i = 0; i < array.size(); ++i) {
-    double x = random.normal();
+    double x = floats == Floats::quarters ? static_cast<double>(random.integer(-4, 4)) / 4 : random.normal();
     if (array.dtype() == DType::boolean) {
       x = random.integer(0, 1);
     } else if (is_integer(array.dtype())) {
       const bool scatters = array.shape().size() == 1;
       x = static_cast<double>(scatters ? distinct[static_cast<std::size_t>(i)] : random.integer(-1, largest + 1));
       if (random.integer(0, 7) == 0) x = -1;
-    } else if (special && random.integer(0, 15) == 0) {
+    } else if (floats == Floats::special && random.integer(0, 15) == 0) {
       const double all[] = {nan, inf, -inf, -0.0, 0.0, 1e30, -1e-30};
       x = one_of(random, all);
     }
