@@ -179,19 +179,21 @@ std::unique_ptr<llvm::TargetMachine> make_target_machine(const Target& target) {
   std::string error;
   const llvm::Target* found = llvm::TargetRegistry::lookupTarget(target.triple, error);
   if (!found) throw InternalError(fmt::format("target: LLVM knows no '{}': {}", target.triple, error));
+
+  // LLVM itself only prints a warning about a name it does not know.
+  const std::unique_ptr<llvm::MCSubtargetInfo> names(found->createMCSubtargetInfo(target.triple, "", ""));
+  for (std::string_view f : split_features(target.features)) {
+    const auto known = [f](const llvm::SubtargetFeatureKV& k) { return f == k.Key; };
+    if (llvm::none_of(names->getAllProcessorFeatures(), known))
+      throw UsageError(fmt::format("target: '{}' is no feature that LLVM {} knows", f, LLVM_VERSION_STRING));
+  }
+  if (!target.cpu.empty() && !names->isCPUStringValid(target.cpu))
+    throw UsageError(fmt::format("target: '{}' is no processor that LLVM {} knows", target.cpu, LLVM_VERSION_STRING));
+
   std::unique_ptr<llvm::TargetMachine> machine(
       found->createTargetMachine(target.triple, "", target.features, llvm::TargetOptions(), llvm::Reloc::PIC_,
                                  llvm::CodeModel::Small, llvm::CodeGenOptLevel::Default));
   if (!machine) throw InternalError(fmt::format("target: LLVM has no code generator for '{}'", target.triple));
-
-  const llvm::MCSubtargetInfo& info = *machine->getMCSubtargetInfo();
-  for (std::string_view f : split_features(target.features)) {
-    const auto known = [f](const llvm::SubtargetFeatureKV& k) { return f == k.Key; };
-    if (llvm::none_of(info.getAllProcessorFeatures(), known))
-      throw UsageError(fmt::format("target: '{}' is no feature that LLVM {} knows", f, LLVM_VERSION_STRING));
-  }
-  if (!target.cpu.empty() && !info.isCPUStringValid(target.cpu))
-    throw UsageError(fmt::format("target: '{}' is no processor that LLVM {} knows", target.cpu, LLVM_VERSION_STRING));
   return machine;
 }
 
