@@ -6,18 +6,25 @@ namespace kerf::runtime {
 
 namespace {
 
-constexpr std::int64_t part_bytes = std::int64_t{8} << 20;  // of c in one part of the forward: stays in a shared cache
+constexpr std::int64_t part_bytes = std::int64_t{8} << 20;     // of c in one part of the forward: stays in a shared cache
+constexpr std::int64_t staged_bytes = std::int64_t{640} << 10;  // of e that a thread may keep packed for all of D
 
 std::int64_t clip(std::int64_t block, std::int64_t axis) { return std::min(block, (axis + 15) / 16 * 16); }
 
 }  // namespace
 
 PlanBlocks choose_blocks(const kernels::Shape& s) {
-  kernels::Blocks b{.n = 128, .v = clip(256, s.vocabulary), .d = clip(256, s.hidden), .split = 1};
-  const std::int64_t blocks = (s.vocabulary + b.v - 1) / b.v;
-  const std::int64_t fit = part_bytes / size_of(s.dtype) / b.v / s.hidden;
-  b.split = std::clamp<std::int64_t>(fit, 1, blocks);
-  return {b, b};
+  // 256 rows share what each block of c costs to copy; measured best of 128 to 256 rows and 128 to 512 columns. A packed
+  // copy of e for all of D saves its repacking and pays for narrower blocks of V, as long as it fits beside the tile.
+  constexpr std::int64_t rows = 256;
+  kernels::Blocks b{.n = rows, .v = clip(256, s.vocabulary), .d = clip(256, s.hidden), .split = 1};
+  PlanBlocks out{.forward = b, .backward = b, .forward_schedule = {}};
+  out.forward_schedule.stage = rows * s.hidden * (s.dtype == bf16 ? 2 : 4) <= staged_bytes;
+  if (out.forward_schedule.stage) out.forward.v = clip(128, s.vocabulary);
+  const std::int64_t blocks = (s.vocabulary + out.forward.v - 1) / out.forward.v;
+  const std::int64_t fit = part_bytes / size_of(s.dtype) / out.forward.v / s.hidden;
+  out.forward.split = std::clamp<std::int64_t>(fit, 1, blocks);
+  return out;
 }
 
 }  // namespace kerf::runtime

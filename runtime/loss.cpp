@@ -317,7 +317,7 @@ std::vector<std::string> Plan::program_names() const {
 
 std::string Plan::emit(const std::string& program, Stage stage, const Target& target) const {
   for (LossProgram w : impl_->programs.all())
-    if (runtime::LossPrograms::name(w) == program) return kerf::emit(impl_->programs.record(w), stage, target);
+    if (runtime::LossPrograms::name(w) == program) return kerf::emit(impl_->programs.record(w), stage, target, impl_->programs.schedule(w));
   throw UsageError(
       fmt::format("Plan::emit: no program '{}'; this plan has {}", program, fmt::join(program_names(), ", ")));
 }

@@ -40,9 +40,13 @@ Program LossPrograms::record(LossProgram which) const {
   throw InternalError("LossPrograms::record: no such program");
 }
 
+Schedule LossPrograms::schedule(LossProgram which) const {
+  return which == LossProgram::lse_forward ? blocks_.forward_schedule : Schedule{};
+}
+
 const Kernel& LossPrograms::kernel(LossProgram which) {
   const auto i = static_cast<std::size_t>(which);
-  std::call_once(once_[i], [&] { kernels_[i] = compile(record(which)); });
+  std::call_once(once_[i], [&] { kernels_[i] = compile(record(which), Target::host(), schedule(which)); });
   return kernels_[i];
 }
 

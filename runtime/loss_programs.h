@@ -35,6 +35,7 @@ class LossPrograms {
   std::vector<LossProgram> all() const;
   static std::string_view name(LossProgram which);
   Program record(LossProgram which) const;
+  Schedule schedule(LossProgram which) const;
   /// Compiles it on first use: one caller does, others wait.
   const Kernel& kernel(LossProgram which);
 
