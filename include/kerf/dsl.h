@@ -33,14 +33,14 @@
 
 #include "kerf/tensor.h"
 
-namespace [[gnu::visibility("default")]] kerf {
-
-namespace ir {
+namespace kerf::ir {
 struct Program;
 }
-namespace detail {
+namespace kerf::detail {
 class Recorder;  // lib/dsl/builder.cpp: turns the calls below into tile IR
 }
+
+namespace [[gnu::visibility("default")]] kerf {
 
 inline constexpr double inf = std::numeric_limits<double>::infinity();
 
