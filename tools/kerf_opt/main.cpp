@@ -3,9 +3,11 @@
 
 #include <CLI/CLI.hpp>
 #include <cstdio>
+#include <filesystem>
 #include <fstream>
 #include <iostream>
 #include <iterator>
+#include <sstream>
 #include <string>
 #include <vector>
 
@@ -19,16 +21,17 @@ using namespace kerf;
 
 struct Options {
   std::vector<std::string> files;
-  std::string passes;
+  std::vector<std::string> passes;  // names
   bool pipeline = false, print_after_all = false, places = false, verify_only = false, check = false, update = false;
 };
 
 std::string read(const std::string& path) {
   if (path == "-") return {std::istreambuf_iterator<char>(std::cin), {}};
   std::ifstream in(path, std::ios::binary);
-  std::string text{std::istreambuf_iterator<char>(in), {}};
-  if (!in) throw UsageError(fmt::format("{}: cannot be read", path));
-  return text;
+  if (!in || std::filesystem::is_directory(path)) throw UsageError(fmt::format("{}: cannot be read", path));
+  std::ostringstream text;
+  text << in.rdbuf();
+  return text.str();
 }
 
 void write(const std::string& path, const std::string& text) {
@@ -40,16 +43,13 @@ void write(const std::string& path, const std::string& text) {
 void run_on(const std::string& path, const Options& o) {
   ir::Program p = ir::parse(read(path), path == "-" ? "stdin" : path);
   if (o.verify_only) return;
-  std::vector<std::string> names;
-  if (o.pipeline) names = {"pipeline"};
-  if (!o.passes.empty()) names = passes::pass_names(o.passes);
   const auto show = [&](std::string_view pass, const ir::Program& now) {
     fmt::print("// after {}\n{}\n", pass, ir::print(now, o.places));
   };
   if (o.print_after_all)
-    passes::run_passes(std::move(p), names, show);
+    passes::run_passes(std::move(p), o.passes, show);
   else
-    fmt::print("{}", ir::print(passes::run_passes(std::move(p), names), o.places));
+    fmt::print("{}", ir::print(passes::run_passes(std::move(p), o.passes), o.places));
 }
 
 /// Returns the number of cases that fail.
@@ -72,6 +72,7 @@ int check(const std::string& path, bool update) {
 
 int run(int argc, char** argv) {
   Options o;
+  std::string names;
   CLI::App app("Runs passes on tile programs as text, or checks the files that test passes.", "kerf-opt");
   app.footer(
       "Examples:\n"
@@ -83,7 +84,7 @@ int run(int argc, char** argv) {
   for (const passes::NamedPass& pass : passes::all())
     known += fmt::format("{}{}", known.empty() ? "" : ", ", pass.name);
   app.add_option("FILE", o.files, "Programs, or with --check files of cases; - reads stdin")->required();
-  auto* pass = app.add_option("--pass", o.passes, "Passes to run, separated by commas: " + known);
+  auto* pass = app.add_option("--pass", names, "Passes to run, separated by commas: " + known);
   auto* pipeline = app.add_flag("--pipeline", o.pipeline, "Run all passes in order")->excludes(pass);
   auto* print = app.add_flag("--print-after-all", o.print_after_all, "Print the program after each pass");
   auto* places = app.add_flag("--places", o.places, "Print where each operation was written");
@@ -104,6 +105,10 @@ int run(int argc, char** argv) {
   } catch (const CLI::ParseError& e) {
     return app.exit(e) == 0 ? 0 : 2;
   }
+  if (o.pipeline) names = "pipeline";
+  if (!names.empty()) o.passes = passes::pass_names(names);
+  if (o.print_after_all && o.passes.empty())
+    throw UsageError("--print-after-all prints after passes and none is given; add --pass or --pipeline");
   int failed = 0;
   for (const std::string& path : o.files) {
     if (o.check)
