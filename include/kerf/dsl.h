@@ -296,6 +296,12 @@ class ProgramBuilder {
   Carry<N> loop(Axis axis, std::int64_t extent, Carry<N> init, F&& body, Here where = Here::current()) {
     return many<N>(begin_loop(axis, extent, {init.begin(), init.end()}, where), std::forward<F>(body));
   }
+  /// loop(V, 256, [&](Block v) { store(...); }): carries nothing.
+  template <std::invocable<Block> F>
+  void loop(Axis axis, std::int64_t extent, F&& body, Here where = Here::current()) {
+    body(begin_loop(axis, extent, {}, where).block);
+    end_loop({});
+  }
   /// loop(part(V, s, 64), 256, init, body): only the blocks of one part.
   template <class F>
   Tile loop(AxisPart p, std::int64_t extent, Tile init, F&& body, Here where = Here::current()) {

@@ -515,10 +515,18 @@ class Recorder {
                                  what, std::get<double>(s), tensor, std::get<double>(s)));
   }
 
+  static void check_packed(std::string_view what, std::string_view tensor, std::size_t subscripts, Here where) {
+    if (subscripts != 1)
+      throw UsageError(where, fmt::format("{}: {} is packed and takes one kept tile, {} subscripts are given", what,
+                                          tensor, subscripts));
+  }
+
   Tile load(OpKind kind, int tensor, const std::vector<Subscript>& subscripts, Here where) {
     const ir::TensorInfo& t = program_.tensors[static_cast<std::size_t>(tensor)];
     ir::Op op = make(kind, {});
     op.tensor = tensor;
+    const bool has_fill = !subscripts.empty() && std::holds_alternative<Fill>(subscripts.back());
+    if (kind == OpKind::load_packed) check_packed("load", t.name, subscripts.size() - (has_fill ? 1 : 0), where);
     for (std::size_t i = 0; i < subscripts.size(); ++i) {
       const Fill* f = i + 1 == subscripts.size() ? std::get_if<Fill>(&subscripts[i]) : nullptr;
       if (f && kind == OpKind::load_packed)
@@ -536,6 +544,7 @@ class Recorder {
     const Tile* tile = arguments.empty() ? nullptr : std::get_if<Tile>(&arguments.back());
     if (!number && !tile)
       throw UsageError(where, fmt::format("store: the last argument must be the tile that goes to {}", t.name));
+    if (kind == OpKind::store_packed) check_packed("store", t.name, arguments.size() - 1, where);
     ir::Op op = make(kind, {number ? constant(*number, t.dtype, "store", where) : id(*tile, "store", where)});
     op.tensor = tensor;
     for (std::size_t i = 0; i + 1 < arguments.size(); ++i)

@@ -95,14 +95,6 @@ struct Check {
         fail("{} holds more than {} elements; use smaller blocks", text(t), max_elements - 1);
     return t;
   }
-  std::vector<AxisExtent> united(const std::vector<AxisExtent>& a, const std::vector<AxisExtent>& b) const {
-    int clash = -1;
-    auto all = unite(a, b, &clash);
-    if (!all)
-      fail("blocks of {} differ: {} and {}", axis(clash).name, tile_type(DType::f32, a).extent(clash),
-           tile_type(DType::f32, b).extent(clash));
-    return *all;
-  }
   void same_dtype(std::size_t i, std::size_t j) const {
     if (tile(i).dtype != tile(j).dtype)
       fail("the operands are {} and {}; cast one to the dtype of the other", text(tile(i)), text(tile(j)));
@@ -245,10 +237,12 @@ const TensorInfo& packed(const Check& c) {
 }
 
 void readable(const Check& c, const TensorInfo& t) {
+  if (t.access == Access::output && t.list >= 0) c.fail("{} is an output; declare it packed_input to read it", t.name);
   if (t.access == Access::output) c.fail("{} is an output; declare it inout to read it", t.name);
 }
 
 void writable(const Check& c, const TensorInfo& t) {
+  if (t.access == Access::input && t.list >= 0) c.fail("{} is an input; declare it packed_output to write it", t.name);
   if (t.access == Access::input) c.fail("{} is an input; declare it output or inout to write it", t.name);
 }
 
@@ -437,7 +431,7 @@ Types dot(const Check& c) {
     c.fail("the operands share {}: {} and {}; dot contracts one shared axis", join(names, " and "), c.text(a),
            c.text(b));
   }
-  c.united(a.axes, b.axes);
+  c.broadcast();  // the blocks of the shared axis must not differ
   const Type result = c.sized(tile_type(DType::f32, others));
   if (c.count() == 3 && c.operand(2) != result)
     c.fail("the sum it adds to must be {}, not {}", c.text(result), c.text(c.operand(2)));
@@ -527,7 +521,8 @@ class Verifier {
   bool is_axis(int a) const { return a >= 0 && static_cast<std::size_t>(a) < p_.axes.size(); }
 
   void declarations() const {
-    if (!is_name(p_.name)) fail("'{}' is no name for a program; names are letters, digits and _", p_.name);
+    if (!is_name(p_.name))
+      throw UsageError(fmt::format("'{}' is no name for a program; names are letters, digits and _", p_.name));
     std::set<std::string_view> axes, tensors, lists;
     for (const AxisInfo& a : p_.axes) {
       check_name("axis", a.name, axes);

@@ -34,17 +34,14 @@ Program row_softmax(std::int64_t vocabulary) {
 
 Program long_row_softmax() {
   ProgramBuilder p("long_row_softmax");
-  Axis N = p.axis("N"), V = p.axis("V"), P = p.axis("P", 1);
+  Axis N = p.axis("N"), V = p.axis("V");
   Tensor x = p.input("x", f32, {N, V}), y = p.output("y", f32, {N, V});
-  Block n = p.parallel(N, 8), all = p.parallel(P, 1);
+  Block n = p.parallel(N, 8);
   auto [largest, sum] = p.loop(V, 64, carry(full(n, -inf), zeros(n)), [&](Block v, Tile m, Tile s) {
     Tile t = load(x, n, v, fill(-inf)), m1 = max(m, reduce_max(t, V));
     return carry(m1, s * exp(m - m1) + reduce_sum(exp(t - m1), V));
   });
-  p.loop(V, 64, zeros(all), [&, m = largest, s = sum](Block v, Tile nothing) {
-    store(y, n, v, exp(load(x, n, v) - m) / s);
-    return nothing;
-  });
+  p.loop(V, 64, [&, m = largest, s = sum](Block v) { store(y, n, v, exp(load(x, n, v) - m) / s); });
   return p.finish();
 }
 

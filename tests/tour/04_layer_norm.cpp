@@ -28,13 +28,12 @@ Program layer_norm(DType dtype) {
   Tensor x = p.input("x", dtype, {N, D}), y = p.output("y", dtype, {N, D});
   Tensor scale = p.input("scale", f32, {D}), shift = p.input("shift", f32, {D});
   Block n = p.parallel(N, 4);
-  Tile size = cast(p.size(D), f32), none = zeros(n);
-  Tile mean = p.loop(D, 32, none, [&](Block d, Tile s) { return s + reduce_sum(load(x, n, d), D); }) / size;
+  Tile size = cast(p.size(D), f32);
+  Tile mean = p.loop(D, 32, zeros(n), [&](Block d, Tile s) { return s + reduce_sum(load(x, n, d), D); }) / size;
   auto centred = [&](Block d) { return where(d.in_bounds(), load(x, n, d) - mean, 0); };
-  Tile square = p.loop(D, 32, none, [&](Block d, Tile s) { return s + reduce_sum(centred(d) * centred(d), D); });
-  p.loop(D, 32, none, [&](Block d, Tile t) {
+  Tile square = p.loop(D, 32, zeros(n), [&](Block d, Tile s) { return s + reduce_sum(centred(d) * centred(d), D); });
+  p.loop(D, 32, [&](Block d) {
     store(y, n, d, cast(centred(d) / sqrt(square / size + 1e-5) * load(scale, d) + load(shift, d), dtype));
-    return t;
   });
   return p.finish();
 }
