@@ -5,11 +5,11 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
-#include <limits>
+#include <functional>
 #include <optional>
-#include <set>
 
 #include "lib/ir/ir.h"
+#include "tests/support/random_operations.h"
 
 namespace kerf::test {
 
@@ -74,25 +74,9 @@ std::string RandomProgram::difference(const RandomProgram& other) const {
 
 namespace {
 
-constexpr double inf_ = std::numeric_limits<double>::infinity();
-constexpr double unit = 0x1p-23;             // a rounding to f32 and then some
-constexpr double largest = 64;               // of a float tile that goes on
-constexpr std::int64_t max_elements = 2048;  // of a tile
-constexpr double max_iterations = 300;       // of the innermost body, per instance
-
-/// A tile with what is known about it.
-struct Value {
-  Tile tile;
-  DType dtype = f32;
-  std::vector<int> axes;  // sorted
-  double size = 0;        // no finite element is larger in magnitude
-  double error = 0;       // no finite element is further from its exact value; 0: the same bits in every correct run
-};
-
-class Generator {
+class Generator : RandomOperations {
  public:
-  explicit Generator(std::uint64_t seed)
-      : random_(seed), special_(random_.integer(0, 3) == 0), p_("random_" + std::to_string(seed)) {}
+  using RandomOperations::RandomOperations;
 
   RandomProgram run() {
     declare_axes();
@@ -100,59 +84,15 @@ class Generator {
     open_parallel();
     statements(6 + roll(8));
     while (stores_ == 0) store();
+    for (int i = 0; i < 4; ++i) store();
     out_.program = p_.finish();
     fill_arrays();
     return std::move(out_);
   }
 
  private:
-  enum class Role { parallel, loop, whole, part };
-  struct AxisState {
-    Axis axis;
-    std::string name;
-    std::int64_t size, extent;
-    bool known;
-    Role role;
-    std::optional<Block> block;  // in scope
-    std::int64_t blocks() const { return (size + extent - 1) / extent; }
-  };
-  enum class Content { data, index, permutation, output };
-  struct TensorState {
-    std::string name;
-    Tensor tensor;
-    DType dtype;
-    std::vector<int> axes;
-    Content content;
-    int target = -1;  // index, permutation: the axis they index
-    bool inout = false;
-    double error = 0;
-  };
-  struct PackedState {
-    std::string name;
-    DType dtype;
-    Packed packed;
-    bool output;
-    std::vector<int> axes;
-    double error = 0;
-  };
-
-  // Chance.
-  int roll(int n) { return static_cast<int>(random_.integer(0, n - 1)); }
-  bool chance(int one_in) { return roll(one_in) == 0; }
-  template <class T>
-  const T& any(const std::vector<T>& v) {
-    return v[static_cast<std::size_t>(roll(static_cast<int>(v.size())))];
-  }
-  template <class T>
-  void shuffle(std::vector<T>& v) {
-    for (std::size_t i = v.size(); i > 1; --i)
-      std::swap(v[i - 1], v[static_cast<std::size_t>(roll(static_cast<int>(i)))]);
-  }
-
-  // Axes.
-  AxisState& axis(int a) { return axes_[static_cast<std::size_t>(a)]; }
   void declare_axes() {
-    static const std::vector<std::int64_t> extents = {1, 2, 3, 4, 5, 8, 8, 16, 16, 32};
+    static const std::vector<std::int64_t> extents = {1, 2, 3, 4, 5, 7, 8, 8, 13, 16, 16, 24, 32, 64};
     list_ = chance(3);
     const int parallels = list_ ? 2 : 1 + roll(2), others = list_ ? 1 : 1 + roll(2);
     std::vector<Role> roles(static_cast<std::size_t>(parallels), Role::parallel);
@@ -229,440 +169,7 @@ class Generator {
     for (AxisState& a : axes_)
       if (a.role == Role::whole) a.block = p_.whole(a.axis);
   }
-  std::vector<int> blocks_in_scope() const {
-    std::vector<int> all;
-    for (std::size_t i = 0; i < axes_.size(); ++i)
-      if (axes_[i].block) all.push_back(static_cast<int>(i));
-    return all;
-  }
-  std::int64_t elements(const std::vector<int>& axes) {
-    std::int64_t n = 1;
-    for (int a : axes) n *= axis(a).extent;
-    return n;
-  }
-  static std::vector<int> united(std::vector<int> a, const std::vector<int>& b) {
-    a.insert(a.end(), b.begin(), b.end());
-    std::sort(a.begin(), a.end());
-    a.erase(std::unique(a.begin(), a.end()), a.end());
-    return a;
-  }
-  static bool has(const std::vector<int>& axes, int a) { return std::find(axes.begin(), axes.end(), a) != axes.end(); }
-  static std::vector<int> without(std::vector<int> axes, int a) {
-    std::erase(axes, a);
-    return axes;
-  }
-  /// Some of the axes in scope, few enough for a tile.
-  std::vector<int> some_axes(int at_least) {
-    std::vector<int> all = blocks_in_scope(), chosen;
-    shuffle(all);
-    const int want = std::max(at_least, roll(4));
-    for (int a : all)
-      if (static_cast<int>(chosen.size()) < want && elements(chosen) * axis(a).extent <= max_elements)
-        chosen.push_back(a);
-    std::sort(chosen.begin(), chosen.end());
-    return chosen;
-  }
-
-  // Values.
-  void keep(Value v) {
-    if (real(v) && v.size > largest) {
-      if (v.dtype != f32) return;
-      v = scaled(v, largest / v.size);
-    }
-    if (real(v) && v.error > 0.05) return;  // a comparison would show nothing
-    pool_.push_back(std::move(v));
-  }
-  Value scaled(const Value& v, double by) {
-    const double power = std::exp2(std::floor(std::log2(by)));
-    return {v.tile * power, f32, v.axes, v.size * power, v.error * power + (v.error > 0 ? 0x1p-149 : 0)};
-  }
-  template <class F>
-  std::optional<Value> pick(F&& fits) {
-    std::vector<std::size_t> found;
-    for (std::size_t i = 0; i < pool_.size(); ++i)
-      if (fits(pool_[i])) found.push_back(i);
-    if (found.empty()) return std::nullopt;
-    if (chance(2)) return pool_[found.back()];
-    return pool_[any(found)];
-  }
-  static bool real(const Value& v) { return is_float(v.dtype); }
-  static bool whole_number(const Value& v) { return is_integer(v.dtype); }
-  static bool truth(const Value& v) { return v.dtype == boolean; }
-  /// An f32, bf16 or f16 tile; loads one if there is none.
-  Value some_real() {
-    if (auto v = pick(real)) return *v;
-    const DType t = any(std::vector<DType>{f32, f32, bf16, f16});
-    return load(t, some_axes(1));
-  }
-  Value some_integer() {
-    if (auto v = pick(whole_number)) return *v;
-    const DType t = chance(2) ? i32 : i64;
-    return load(t, some_axes(1));
-  }
-  Value some_truth() {
-    if (auto v = pick(truth)) return *v;
-    return load(boolean, some_axes(1));
-  }
-  Value some_exact_real() {
-    if (auto v = pick([](const Value& x) { return real(x) && x.error == 0; })) return *v;
-    return load(f32, some_axes(1));
-  }
-  bool fit_together(const Value& a, const Value& b) { return elements(united(a.axes, b.axes)) <= max_elements; }
-
-  // Loads.
-  std::string new_name(std::string_view stem) { return fmt::format("{}{}", stem, ++names_); }
-  std::vector<Axis> handles(const std::vector<int>& axes) {
-    std::vector<Axis> h;
-    for (int a : axes) h.push_back(axis(a).axis);
-    return h;
-  }
-  static double data_size(DType t) { return is_float(t) ? 2 : t == i32 ? 0x1p31 : t == i64 ? 0x1p53 : 1; }
-  /// A tensor of that content over the axes in some order; one that is there already, now and then.
-  std::size_t tensor(DType dtype, std::vector<int> axes, Content content, int target = -1) {
-    shuffle(axes);
-    if (content != Content::output && chance(2))
-      for (std::size_t i = 0; i < tensors_.size(); ++i) {
-        const TensorState& t = tensors_[i];
-        if (t.dtype == dtype && t.content == content && t.target == target && !t.inout &&
-            std::is_permutation(axes.begin(), axes.end(), t.axes.begin(), t.axes.end()))
-          return i;
-      }
-    const bool output = content == Content::output;
-    TensorState t{
-        new_name(output ? "out" : content == Content::data ? "x" : "index"), {}, dtype, axes, content, target};
-    t.tensor = output ? p_.output(t.name, dtype, handles(axes)) : p_.input(t.name, dtype, handles(axes));
-    tensors_.push_back(t);
-    return tensors_.size() - 1;
-  }
-  detail::Subscript at(int a) { return detail::Subscript(*axis(a).block); }
-  Tile load_at(const TensorState& t, std::vector<detail::Subscript> s) {
-    return detail::load(t.tensor, std::move(s), std::source_location::current());
-  }
-  Value load(DType dtype, const std::vector<int>& axes) {
-    const TensorState& t = tensors_[tensor(dtype, axes, Content::data)];
-    std::vector<detail::Subscript> s;
-    for (int a : t.axes) s.push_back(at(a));
-    double size = data_size(dtype);
-    if (chance(3)) {
-      const double outside = dtype == boolean ? 1 : is_float(dtype) ? 0.75 : -3;
-      s.push_back(Fill{outside});
-      size = std::max(size, std::abs(outside));
-    }
-    Value v{load_at(t, s), dtype, axes, size, 0};
-    std::sort(v.axes.begin(), v.axes.end());
-    return v;
-  }
-  void load_something() {
-    static const std::vector<DType> dtypes = {f32, f32, f32, bf16, f16, i32, i64, boolean};
-    const DType t = any(dtypes);
-    keep(load(t, some_axes(roll(5) ? 1 : 0)));
-  }
-  void load_packed() {
-    if (!kept_tile_) return;
-    const DType dtype = any(std::vector<DType>{f32, bf16, f16, i32, boolean});
-    std::vector<int> order = {0, 1};
-    shuffle(order);
-    const std::string name = new_name("packed");
-    const Packed t = p_.packed_input(name, dtype, kept_, handles(order));
-    packed_.push_back({name, dtype, t, false, order});
-    keep({kerf::load(t, *kept_tile_), dtype, {0, 1}, data_size(dtype), 0});
-  }
-  /// Indices into axis `target` over some axis in scope, a few of them outside.
-  Value indices(int target, bool distinct, int over) {
-    if (!distinct && chance(3)) {  // computed
-      const DType t = axis(over).known && chance(2) ? i32 : i64;
-      return {axis(over).block->index(t) + (roll(5) - 2), t, {over}, 1e6, 0};
-    }
-    const DType t = chance(2) ? i32 : i64;
-    const std::size_t source = tensor(t, {over}, distinct ? Content::permutation : Content::index, target);
-    return {load_at(tensors_[source], {at(over), Fill{-1}}), t, {over}, 1e6, 0};
-  }
-  void gather() {
-    const std::vector<int> scope = blocks_in_scope();
-    const int over = any(scope);
-    const int target = roll(static_cast<int>(axes_.size()));
-    std::vector<int> others;
-    for (int a : scope)
-      if (a != target && chance(2) && static_cast<int>(others.size()) < 2) others.push_back(a);
-    const std::vector<int> to = united({over}, others);
-    if (elements(to) > max_elements) return;
-    const Value rows = indices(target, false, over);
-    const DType dtype = any(std::vector<DType>{f32, bf16, f16, i32, i64, boolean});
-    std::vector<int> from = others;
-    from.push_back(target);
-    const TensorState& t = tensors_[tensor(dtype, from, Content::data)];
-    std::vector<detail::Subscript> s;
-    for (int a : t.axes) s.push_back(a == target ? detail::Subscript(rows.tile) : at(a));
-    if (chance(2)) s.push_back(Fill{1});
-    keep({load_at(t, s), dtype, to, data_size(dtype), 0});
-  }
-
-  // Elementwise.
-  void unary() {
-    if (chance(5)) {
-      const Value v = some_integer();
-      return keep({-v.tile, v.dtype, v.axes, v.size, 0});
-    }
-    Value v = some_real();
-    switch (roll(6)) {
-      case 0: return keep({-v.tile, f32, v.axes, v.size, v.error});
-      case 1: {
-        if (v.size > 4) v = scaled(v, 4 / v.size);
-        const double size = std::exp(v.size);
-        return keep({exp(v.tile), f32, v.axes, size, size * (std::expm1(v.error) + 4 * unit)});
-      }
-      case 2: return keep({tanh(v.tile), f32, v.axes, 1, v.error + 4 * unit});
-      case 3: {
-        const double least = at_least_one(v);
-        return keep(
-            {log(v.tile), f32, v.axes, std::log(v.size), v.error / least + 4 * unit * std::max(1.0, std::log(v.size))});
-      }
-      case 4: {
-        const double least = at_least_one(v);
-        return keep({sqrt(v.tile), f32, v.axes, std::sqrt(v.size), v.error / least + unit * std::sqrt(v.size)});
-      }
-      default: {
-        Value other = some_real();
-        if (!fit_together(v, other)) return;
-        at_least_one(other);
-        const double size = v.size;
-        return keep(
-            {v.tile / other.tile, f32, united(v.axes, other.axes), size, v.error + size * other.error + unit * size});
-      }
-    }
-  }
-  /// v becomes v * v + 1, which is at least the result.
-  double at_least_one(Value& v) {
-    if (v.error > 1e-3) v = load(f32, v.axes);
-    const double square = v.size * v.size;
-    v = {v.tile * v.tile + 1, f32, v.axes, square + 1,
-         2 * v.size * v.error + v.error * v.error + 2 * unit * (square + 1)};
-    return 1 - v.error;
-  }
-  void binary() {
-    if (chance(3)) return binary_integer();
-    const Value a = some_real(), b = some_real();
-    if (chance(5)) {  // with a number
-      const double x = 0.25 * (roll(17) - 8);
-      switch (roll(4)) {
-        case 0: return keep({a.tile + x, f32, a.axes, a.size + std::abs(x), a.error + unit * (a.size + std::abs(x))});
-        case 1: return keep({x - a.tile, f32, a.axes, a.size + std::abs(x), a.error + unit * (a.size + std::abs(x))});
-        case 2: return keep({a.tile * x, f32, a.axes, a.size * std::abs(x), (a.error + unit * a.size) * std::abs(x)});
-        default: return keep({max(a.tile, x), f32, a.axes, std::max(a.size, std::abs(x)), a.error});
-      }
-    }
-    if (!fit_together(a, b)) return;
-    const std::vector<int> axes = united(a.axes, b.axes);
-    const double sum = a.size + b.size, product = a.size * b.size;
-    switch (roll(5)) {
-      case 0: return keep({a.tile + b.tile, f32, axes, sum, a.error + b.error + unit * sum});
-      case 1: return keep({a.tile - b.tile, f32, axes, sum, a.error + b.error + unit * sum});
-      case 2:
-        return keep({a.tile * b.tile, f32, axes, product,
-                     a.error * b.size + b.error * a.size + a.error * b.error + unit * product + 0x1p-126});
-      case 3: return keep({max(a.tile, b.tile), f32, axes, std::max(a.size, b.size), std::max(a.error, b.error)});
-      default: return keep({min(a.tile, b.tile), f32, axes, std::max(a.size, b.size), std::max(a.error, b.error)});
-    }
-  }
-  void binary_integer() {
-    const Value a = some_integer(), b = some_integer();
-    if (!fit_together(a, b)) return;
-    const std::vector<int> axes = united(a.axes, b.axes);
-    const DType t = a.dtype == i64 || b.dtype == i64 ? i64 : i32;
-    const double size = 0x1p63;
-    switch (roll(7)) {
-      case 0: return keep({a.tile + b.tile, t, axes, size, 0});
-      case 1: return keep({a.tile - b.tile, t, axes, size, 0});
-      case 2: return keep({a.tile * b.tile, t, axes, size, 0});
-      case 3: return keep({a.tile / b.tile, t, axes, size, 0});
-      case 4: return keep({a.tile / (roll(7) - 3), a.dtype, a.axes, size, 0});
-      case 5: return keep({max(a.tile, b.tile), t, axes, size, 0});
-      default: return keep({min(a.tile, b.tile), t, axes, size, 0});
-    }
-  }
-  void compare() {
-    const bool integers = chance(2);
-    const Value a = integers ? some_integer() : some_exact_real(), b = integers ? some_integer() : some_exact_real();
-    if (!fit_together(a, b)) return;
-    const std::vector<int> axes = united(a.axes, b.axes);
-    const Operand x = a.tile, y = chance(4) ? Operand(roll(5) - 2) : Operand(b.tile);
-    const std::vector<int> to = y.is_number ? a.axes : axes;
-    switch (roll(7)) {
-      case 0: return keep({x == y, boolean, to, 1, 0});
-      case 1: return keep({x != y, boolean, to, 1, 0});
-      case 2: return keep({x < y, boolean, to, 1, 0});
-      case 3: return keep({x <= y, boolean, to, 1, 0});
-      case 4: return keep({x > y, boolean, to, 1, 0});
-      case 5: return keep({x >= y, boolean, to, 1, 0});
-      default: return keep({!(x == y), boolean, to, 1, 0});
-    }
-  }
-  void logical() {
-    const Value a = some_truth(), b = some_truth();
-    if (!fit_together(a, b)) return;
-    const std::vector<int> axes = united(a.axes, b.axes);
-    switch (roll(4)) {
-      case 0: return keep({a.tile && b.tile, boolean, axes, 1, 0});
-      case 1: return keep({a.tile || b.tile, boolean, axes, 1, 0});
-      case 2: return keep({a.tile != b.tile, boolean, axes, 1, 0});
-      default: return keep({!a.tile, boolean, a.axes, 1, 0});
-    }
-  }
-  void select() {
-    const Value condition = some_truth();
-    const int kind = roll(4);
-    Value a = kind == 0 ? some_integer() : kind == 1 ? some_truth() : some_real();
-    Value b = kind == 0 ? some_integer() : kind == 1 ? some_truth() : some_real();
-    if (!fit_together(condition, a)) return;
-    if (chance(3) && kind > 1)
-      return keep({where(condition.tile, a.tile, chance(2) ? 0 : -1.5), f32, united(condition.axes, a.axes),
-                   std::max(a.size, 1.5), a.error});
-    if (chance(6)) return keep({where(condition.tile, 1, 0), f32, condition.axes, 1, 0});
-    const std::vector<int> axes = united(condition.axes, united(a.axes, b.axes));
-    if (elements(axes) > max_elements) return;
-    const DType t = kind == 0 ? (a.dtype == i64 || b.dtype == i64 ? i64 : i32) : kind == 1 ? boolean : f32;
-    keep({where(condition.tile, a.tile, b.tile), t, axes, std::max(a.size, b.size), std::max(a.error, b.error)});
-  }
-  Value cast_to(const Value& v, DType to) {
-    Value r{cast(v.tile, to), to, v.axes, v.size, v.error};
-    if (to == bf16 || to == f16) {  // of two values that differ a little, one may round up and one down
-      r.size = v.size * (1 + 0x1p-7);
-      if (v.error > 0) r.error = v.error + (to == bf16 ? 0x1p-7 : 0x1p-10) * v.size + 0x1p-24;
-    }
-    if (to == boolean) r.size = 1;
-    if (is_integer(to)) r.size = 0x1p63;
-    return r;
-  }
-  void convert() {
-    switch (roll(5)) {
-      case 0: {
-        const Value v = some_real();
-        return keep(cast_to(v, any(std::vector<DType>{f32, bf16, f16})));
-      }
-      case 1: {
-        const Value v = some_exact_real();
-        return keep(cast_to(v, any(std::vector<DType>{i32, i64, boolean})));
-      }
-      case 2: {
-        const Value v = some_integer();
-        return keep(cast_to(v, any(std::vector<DType>{i32, i64, boolean})));
-      }
-      case 3: {
-        const Value v = some_truth();
-        return keep(cast_to(v, any(std::vector<DType>{f32, bf16, i32, i64})));
-      }
-      default: {
-        const Value v = some_integer();
-        const Value small{max(min(v.tile, 40), -40), v.dtype, v.axes, 40, 0};
-        return keep(cast_to(small, any(std::vector<DType>{f32, bf16, f16})));
-      }
-    }
-  }
-  void sources() {
-    const std::vector<int> scope = blocks_in_scope();
-    const int a = any(scope);
-    const AxisState& x = axis(a);
-    switch (roll(4)) {
-      case 0: return keep({x.block->index(i64), i64, {a}, 1e6, 0});
-      case 1: return keep({x.block->index(x.known ? i32 : i64), x.known ? i32 : i64, {a}, 1e6, 0});
-      case 2: return keep({x.block->in_bounds(), boolean, {a}, 1, 0});
-      default:
-        return keep(
-            {p_.size(axes_[static_cast<std::size_t>(roll(static_cast<int>(axes_.size())))].axis), i64, {}, 1e6, 0});
-    }
-  }
-
-  // Reductions and dots.
-  Value reduced(const Value& v, int a) {
-    const std::vector<int> axes = without(v.axes, a);
-    const Axis along = axis(a).axis;
-    if (v.dtype == boolean) return {reduce_any(v.tile, along), boolean, axes, 1, 0};
-    const auto n = static_cast<double>(axis(a).extent);
-    if (whole_number(v)) {
-      switch (roll(3)) {
-        case 0: return {reduce_sum(v.tile, along), v.dtype, axes, 0x1p63, 0};
-        case 1: return {reduce_max(v.tile, along), v.dtype, axes, v.size, 0};
-        default: return {reduce_argmax(v.tile, along), i32, axes, n, 0};
-      }
-    }
-    if (v.error == 0 && chance(4)) return {reduce_argmax(v.tile, along), i32, axes, n, 0};
-    if (chance(3)) return {reduce_max(v.tile, along), f32, axes, v.size, v.error};
-    return {reduce_sum(v.tile, along), f32, axes, n * v.size, n * v.error + n * unit * n * v.size};
-  }
-  void reduce() {
-    const auto v = pick([](const Value& x) { return !x.axes.empty(); });
-    if (v) keep(reduced(*v, any(v->axes)));
-  }
-  void contract() {
-    const std::vector<int> scope = blocks_in_scope();
-    const int shared = any(scope);
-    std::vector<int> others = without(scope, shared);
-    shuffle(others);
-    const DType dtype = any(std::vector<DType>{f32, f32, bf16, f16});
-    const auto operand = [&](std::vector<int> free) -> Value {
-      const std::vector<int> axes = united({shared}, free);
-      if (auto v = pick([&](const Value& x) { return x.axes == axes && x.dtype == dtype; })) return *v;
-      if (auto v = pick([&](const Value& x) { return x.axes == axes && real(x); })) return cast_to(*v, dtype);
-      return load(dtype, axes);
-    };
-    std::vector<int> left, right;
-    if (!others.empty() && !chance(6)) left.push_back(others[0]);
-    if (others.size() > 1 && !chance(6)) right.push_back(others[1]);
-    if (others.size() > 2 && chance(4)) right.push_back(others[2]);
-    if (chance(2)) std::swap(left, right);
-    if (elements(united({shared}, left)) > max_elements || elements(united({shared}, right)) > max_elements ||
-        elements(united(left, right)) > max_elements)
-      return;
-    const Value a = operand(left), b = operand(right);
-    Value z = product(a, b, shared);
-    if (auto c = pick([&](const Value& x) { return x.dtype == f32 && x.axes == z.axes; }); c && chance(2)) {
-      z.size += c->size;
-      z.error += c->error + unit * z.size;
-      z.tile = chance(2) ? c->tile + z.tile : z.tile + c->tile;
-    }
-    keep(z);
-  }
-  Value product(const Value& a, const Value& b, int shared) {
-    const auto n = static_cast<double>(axis(shared).extent);
-    const double size = n * a.size * b.size;
-    const double error = n * (a.error * b.size + b.error * a.size + a.error * b.error) + n * unit * size;
-    return {dot(a.tile, b.tile), f32, united(without(a.axes, shared), without(b.axes, shared)), size, error};
-  }
-
   // Loops.
-  /// The value brought to that dtype and those axes: reduced over what is too much, repeated over what lacks.
-  Value fit(Value v, DType dtype, const std::vector<int>& axes) {
-    if (dtype == f32 && whole_number(v)) v = {max(min(v.tile, 40), -40), v.dtype, v.axes, 40, 0};
-    if (is_integer(dtype) && real(v) && v.error > 0) v = load(i32, axes);
-    for (int a : std::vector<int>(v.axes))
-      if (!has(axes, a)) {
-        if (real(v)) {  // an argmax would change the dtype
-          const auto n = static_cast<double>(axis(a).extent);
-          v = {reduce_sum(v.tile, axis(a).axis), f32, without(v.axes, a), n * v.size,
-               n * v.error + n * unit * n * v.size};
-        } else if (whole_number(v)) {
-          v = {reduce_max(v.tile, axis(a).axis), v.dtype, without(v.axes, a), v.size, 0};
-        } else {
-          v = reduced(v, a);
-        }
-      }
-    if (v.dtype != dtype) v = cast_to(v, dtype);
-    if (is_float(dtype) && v.size > largest && dtype == f32) v = scaled(v, largest / v.size);
-    for (int a : axes)
-      if (!has(v.axes, a)) {
-        const Tile spread = full(*axis(a).block, 0, dtype == bf16 || dtype == f16 ? f32 : dtype);
-        v.tile = dtype == boolean ? v.tile || spread : v.tile + spread;
-        v.axes = united(v.axes, {a});
-        if (dtype == bf16 || dtype == f16) v.tile = cast(v.tile, dtype);
-      }
-    return v;
-  }
-  Value some_of(DType dtype) {
-    if (dtype == boolean) return some_truth();
-    if (is_integer(dtype)) return some_integer();
-    return some_real();
-  }
-
   struct Carried {
     Value init;
     int how;  // of f32: 0 add, 1 max, 2 halve and add, 3 replace where a mask holds
@@ -739,6 +246,7 @@ class Generator {
       for (std::size_t i = 0; i < all.size(); ++i)
         if (!is_float(all[i].init.dtype)) pool_.push_back({carried[i], all[i].init.dtype, all[i].init.axes, 0x1p63, 0});
       statements(2 + roll(4));
+      if (chance(2)) store();
       std::vector<Tile> out;
       for (std::size_t i = 0; i < all.size(); ++i) {
         all[i].next = next(all[i], carried[i], times);
@@ -866,7 +374,8 @@ class Generator {
   Value value_within(const std::vector<int>& axes) {
     if (pool_.empty()) load_something();
     if (pool_.empty()) return {};
-    Value v = *pick([](const Value&) { return true; });
+    std::optional<Value> unused = pick([](const Value& x) { return !x.used; });
+    Value v = unused ? *unused : *pick([](const Value&) { return true; });
     for (int a : std::vector<int>(v.axes))
       if (!has(axes, a)) v = reduced(v, a);
     return v;
@@ -926,79 +435,6 @@ class Generator {
       }
     }
   }
-
-  // Data.
-  double datum(DType t) {
-    if (t == boolean) return roll(2);
-    if (is_integer(t)) {
-      static const std::vector<double> corners = {0, -1, 1, 2, -0x1p31, 0x1p31 - 1};
-      if (chance(4)) return any(corners);
-      return static_cast<double>(random_.integer(-50, 50));
-    }
-    if (special_ && chance(12)) {
-      static const std::vector<double> specials = {std::numeric_limits<double>::quiet_NaN(), inf_, -inf_, 0.0, -0.0};
-      return any(specials);
-    }
-    return 4 * random_.uniform() - 2;
-  }
-  void fill_arrays() {
-    std::set<int> told;
-    for (const TensorState& t : tensors_) {
-      std::vector<std::int64_t> shape;
-      for (int a : t.axes) {
-        shape.push_back(axis(a).size);
-        told.insert(a);
-      }
-      Array x(t.dtype, shape, shape.size() > 1 && chance(3) ? 1 + roll(5) : 0);
-      if (t.content != Content::output) fill(x, t);
-      if (t.content == Content::output || t.inout) out_.tolerance[t.name] = 2 * t.error;
-      out_.arrays.emplace(t.name, std::move(x));
-    }
-    for (const PackedState& t : packed_) {
-      const auto count = static_cast<std::int64_t>(out_.lists["kept"].row.size());
-      Array x(t.dtype, {count * axis(0).extent * axis(1).extent});
-      if (t.output)
-        out_.tolerance[t.name] = 2 * t.error;
-      else
-        for (std::int64_t i = 0; i < x.size(); ++i) x.set(i, datum(t.dtype));
-      out_.arrays.emplace(t.name, std::move(x));
-    }
-    for (std::size_t i = 0; i < axes_.size(); ++i)
-      if (!told.contains(static_cast<int>(i)) && !axes_[i].known) out_.axes.emplace_back(axes_[i].name, axes_[i].size);
-  }
-  void fill(Array& x, const TensorState& t) {
-    if (t.content == Content::data) {
-      for (std::int64_t i = 0; i < x.size(); ++i) x.set(i, datum(t.dtype));
-      return;
-    }
-    const std::int64_t n = axis(t.target).size;
-    if (t.content == Content::index) {
-      for (std::int64_t i = 0; i < x.size(); ++i) x.set(i, static_cast<double>(random_.integer(-2, n + 1)));
-      return;
-    }
-    std::vector<std::int64_t> rows;  // each at most once; some point nowhere
-    for (std::int64_t i = 0; i < n; ++i) rows.push_back(chance(6) ? n + i : i);
-    shuffle(rows);
-    for (std::int64_t i = 0; i < x.size(); ++i) x.set(i, static_cast<double>(rows[static_cast<std::size_t>(i)]));
-  }
-
-  Random random_;
-  const bool special_;
-  ProgramBuilder p_;
-  RandomProgram out_;
-  std::vector<AxisState> axes_;
-  std::vector<int> owned_;  // axes of the grid
-  bool list_ = false;
-  int list_mode_ = 0;  // 0: grid of kept tiles; 1, 2: grid of the list's rows, columns
-  TileList kept_;
-  std::optional<Kept> kept_tile_;  // in scope
-  int part_of_ = -1, parts_ = -1;
-  std::int64_t part_count_ = 1;
-  std::vector<Value> pool_;
-  std::vector<TensorState> tensors_;
-  std::vector<PackedState> packed_;
-  int names_ = 0, stores_ = 0, depth_ = 0;
-  double iterations_ = 1;  // of the statement at hand, per instance
 };
 
 }  // namespace
