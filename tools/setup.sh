@@ -24,10 +24,11 @@ install_missing() {
   "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "${missing[@]}"
 }
 
-# build PRESET: the build folder of a preset, up to date.
+# build PRESET [TARGET...]: the build folder of a preset, up to date.
 build() {
-  local folder=build
-  [[ $1 == release ]] || folder=build-$1
-  [[ -f $folder/build.ninja ]] || cmake --preset "$1"
-  cmake --build --preset "$1" -j "$(nproc)"
+  local preset=$1 folder=build
+  shift
+  [[ $preset == release ]] || folder=build-$preset
+  [[ -f $folder/build.ninja ]] || cmake --preset "$preset"
+  cmake --build --preset "$preset" -j "$(nproc)" ${@:+--target "$@"}
 }
