@@ -37,7 +37,7 @@ namespace kerf::ir {
 struct Program;
 }
 namespace kerf::detail {
-class Recorder;  // lib/dsl/builder.cpp: turns the calls below into tile IR
+class Recorder;  // lib/dsl/recorder.h: turns the calls below into tile IR
 }
 
 namespace [[gnu::visibility("default")]] kerf {
