@@ -6,7 +6,7 @@ namespace kerf::runtime {
 
 namespace {
 
-constexpr std::int64_t part_bytes = std::int64_t{8} << 20;     // of c in one part of the forward: stays in a shared cache
+constexpr std::int64_t part_bytes = std::int64_t{8} << 20;  // of c in one part of the forward: stays in a shared cache
 constexpr std::int64_t staged_bytes = std::int64_t{640} << 10;  // of e that a thread may keep packed for all of D
 
 std::int64_t clip(std::int64_t block, std::int64_t axis) { return std::min(block, (axis + 15) / 16 * 16); }
@@ -14,8 +14,9 @@ std::int64_t clip(std::int64_t block, std::int64_t axis) { return std::min(block
 }  // namespace
 
 PlanBlocks choose_blocks(const kernels::Shape& s) {
-  // 256 rows share what each block of c costs to copy; measured best of 128 to 256 rows and 128 to 512 columns. A packed
-  // copy of e for all of D saves its repacking and pays for narrower blocks of V, as long as it fits beside the tile.
+  // 256 rows share what each block of c costs to copy; measured best of 128 to 256 rows and 128 to 512 columns. A
+  // packed copy of e for all of D saves its repacking and pays for narrower blocks of V, as long as it fits beside the
+  // tile.
   constexpr std::int64_t rows = 256;
   kernels::Blocks b{.n = rows, .v = clip(256, s.vocabulary), .d = clip(256, s.hidden), .split = 1};
   PlanBlocks out{.forward = b, .backward = b, .forward_schedule = {}};

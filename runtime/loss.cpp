@@ -108,24 +108,13 @@ struct Plan::Impl {
     return (desc.vocabulary + b.v * b.split - 1) / (b.v * b.split);
   }
 
-  std::vector<LossProgram> of_direction(bool backward) const {
-    std::vector<LossProgram> list = programs.all();
-    std::erase_if(
-        list, [&](LossProgram w) { return (w != LossProgram::lse_forward && w != LossProgram::combine) != backward; });
-    return list;
-  }
-  void compile_all(const std::vector<LossProgram>& list) {
-    pool->run(std::ssize(list), [&](std::int64_t begin, std::int64_t end, int) {
-      for (std::int64_t i = begin; i < end; ++i) programs.kernel(list[static_cast<std::size_t>(i)]);
-    });
-  }
   /// Bytes of scratch that any program of a direction needs.
   std::size_t scratch(bool backward) {
-    const std::vector<LossProgram> list = of_direction(backward);
-    compile_all(list);
     std::size_t bytes = 0;
-    for (LossProgram w : list) bytes = std::max(bytes, programs.kernel(w).scratch_bytes(pool->size()));
-    return bytes;
+    for (LossProgram w : programs.all())
+      if ((w != LossProgram::lse_forward && w != LossProgram::combine) == backward)
+        bytes = std::max(bytes, programs.scratch_bytes(w));
+    return bytes * static_cast<std::size_t>(pool->size());
   }
 
   runtime::Ranges ranges(std::int64_t rows, std::size_t limit) {
@@ -159,7 +148,12 @@ Plan::~Plan() = default;
 Plan::Plan(Plan&&) noexcept = default;
 Plan& Plan::operator=(Plan&&) noexcept = default;
 
-void Plan::prepare() { impl_->compile_all(impl_->programs.all()); }
+void Plan::prepare() {
+  const std::vector<LossProgram> all = impl_->programs.all();
+  impl_->pool->run(std::ssize(all), [&](std::int64_t begin, std::int64_t end, int) {
+    for (std::int64_t i = begin; i < end; ++i) impl_->programs.kernel(all[static_cast<std::size_t>(i)]);
+  });
+}
 std::size_t Plan::workspace_bytes(std::int64_t tokens, bool backward) const {
   return impl_->workspace(tokens, backward);
 }
@@ -317,7 +311,8 @@ std::vector<std::string> Plan::program_names() const {
 
 std::string Plan::emit(const std::string& program, Stage stage, const Target& target) const {
   for (LossProgram w : impl_->programs.all())
-    if (runtime::LossPrograms::name(w) == program) return kerf::emit(impl_->programs.record(w), stage, target, impl_->programs.schedule(w));
+    if (runtime::LossPrograms::name(w) == program)
+      return kerf::emit(impl_->programs.record(w), stage, target, impl_->programs.schedule(w));
   throw UsageError(
       fmt::format("Plan::emit: no program '{}'; this plan has {}", program, fmt::join(program_names(), ", ")));
 }

@@ -1,6 +1,8 @@
 #include "runtime/loss_programs.h"
 
+#include "codegen/cpu/jit.h"
 #include "kerf/error.h"
+#include "lib/passes/passes.h"
 
 namespace kerf::runtime {
 
@@ -46,8 +48,17 @@ Schedule LossPrograms::schedule(LossProgram which) const {
 
 const Kernel& LossPrograms::kernel(LossProgram which) {
   const auto i = static_cast<std::size_t>(which);
-  std::call_once(once_[i], [&] { kernels_[i] = compile(record(which), Target::host(), schedule(which)); });
+  std::call_once(compiled_[i], [&] { kernels_[i] = compile(record(which), Target::host(), schedule(which)); });
   return kernels_[i];
+}
+
+std::size_t LossPrograms::scratch_bytes(LossProgram which) {
+  const auto i = static_cast<std::size_t>(which);
+  std::call_once(measured_[i], [&] {
+    const Schedule how = schedule(which);
+    scratch_[i] = codegen::cpu::scratch_bytes(passes::pipeline(record(which).ir(), how.stage), Target::host(), how);
+  });
+  return scratch_[i];
 }
 
 }  // namespace kerf::runtime

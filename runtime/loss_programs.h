@@ -38,12 +38,15 @@ class LossPrograms {
   Schedule schedule(LossProgram which) const;
   /// Compiles it on first use: one caller does, others wait.
   const Kernel& kernel(LossProgram which);
+  /// What the kernel needs for one thread; found without compiling it.
+  std::size_t scratch_bytes(LossProgram which);
 
  private:
   kernels::Shape shape_;
   PlanBlocks blocks_;
-  std::array<std::once_flag, loss_programs> once_;
+  std::array<std::once_flag, loss_programs> compiled_, measured_;
   std::array<Kernel, loss_programs> kernels_;
+  std::array<std::size_t, loss_programs> scratch_{};
 };
 
 }  // namespace kerf::runtime

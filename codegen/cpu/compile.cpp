@@ -43,6 +43,10 @@ Code compile(const ir::Program& program, const Target& target, const Schedule& s
   return code;
 }
 
+std::size_t scratch_bytes(const ir::Program& program, const Target& target, const Schedule& schedule) {
+  return build(program, target, schedule).scratch_bytes;
+}
+
 std::string emit_text(const ir::Program& program, Stage stage, const Target& target, const Schedule& schedule) {
   Built b = build(program, target, schedule);
   if (stage == Stage::llvm) return to_text(*b.module.module);

@@ -25,6 +25,8 @@ struct Code {
 /// Lowers and loads; `program` has been through the passes. Throws DeviceError when this machine lacks the target's
 /// features.
 Code compile(const ir::Program& program, const Target& target, const Schedule& schedule);
+/// Code::scratch_bytes without the cost of making the code.
+std::size_t scratch_bytes(const ir::Program& program, const Target& target, const Schedule& schedule);
 /// LLVM IR as handed to LLVM's optimizer (Stage::llvm) or assembly (Stage::assembly).
 std::string emit_text(const ir::Program& program, Stage stage, const Target& target, const Schedule& schedule);
 /// A relocatable object file; works for targets other than the machine at hand.

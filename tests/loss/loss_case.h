@@ -1,0 +1,71 @@
+// One linear cross-entropy to test: inputs, outputs that start as NaN, a workspace of exactly the size asked for
+// between guard bytes, and the same loss as plain loops in double.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "kerf/loss.h"
+#include "tests/support/tensors.h"
+
+namespace kerf::test {
+
+using Doubles = std::vector<double>;
+
+/// What plain loops say. Rows without a label (-1) have loss, lse and de 0.
+struct Expected {
+  Doubles row_loss, lse, de, dc;
+  double loss = 0;  // reduced
+};
+/// `grad` is dL/dloss: per row for none, else one element.
+Expected plain_loops(std::int64_t V, std::int64_t D, const Doubles& e, const Doubles& c,
+                     const std::vector<std::int64_t>& label, Reduction reduction, const Doubles& grad);
+
+/// Bytes aligned to 64 that notice writes before and behind them.
+class Workspace {
+ public:
+  explicit Workspace(std::size_t bytes);
+  TensorRef ref() const { return TensorRef(data_, boolean, {static_cast<std::int64_t>(bytes_)}); }
+  bool guards_intact() const;
+
+ private:
+  std::size_t bytes_;
+  std::vector<std::byte> memory_;
+  std::byte* data_;
+};
+
+struct Sizes {
+  std::int64_t N, V, D;
+};
+
+struct LossCase {
+  PlanDesc desc;
+  std::int64_t N;
+  Array e, c, target, grad;  // grad: N elements for none, else one
+  Array loss, lse, de, dc;
+  std::vector<std::int64_t> label;  // what each row is scored against, -1: nothing
+  bool accumulate_dc = false;
+
+  /// Random: logits of standard deviation 2.5, every tenth row close to its target's row of c, every twentieth ignored.
+  LossCase(Sizes s, PlanDesc desc, std::uint64_t seed = 1);
+
+  void run_forward(Plan& plan);
+  void run_backward(Plan& plan);
+  /// Poisons outputs, runs both with workspaces of the size asked for, checks that nothing else was written.
+  void run(Plan& plan);
+  void run() {
+    Plan plan(desc);
+    run(plan);
+  }
+  Expected expected() const;
+  /// Compares with plain loops, within what rounding of dz and of the results to the dtype explains.
+  void check() const;
+
+  ForwardArgs forward_args(const Workspace& w);
+  BackwardArgs backward_args(const Workspace& w);
+  /// Bytes of loss, lse, de and dc.
+  std::vector<std::vector<std::byte>> bits() const { return {loss.bytes(), lse.bytes(), de.bytes(), dc.bytes()}; }
+};
+
+}  // namespace kerf::test
