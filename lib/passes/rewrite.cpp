@@ -53,10 +53,6 @@ ValueId Substitution::operator()(ValueId v) const {
   return v;
 }
 
-void Substitution::apply(Op& op) const {
-  for (ValueId& v : op.operands) v = (*this)(v);
-}
-
 void append_constant(ir::Program& p, std::vector<Op>& ops, ValueId result, const Scalar& value, const Place& place) {
   const bool scalar = p.type(result).is_scalar();
   Op constant;

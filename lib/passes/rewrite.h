@@ -27,7 +27,6 @@ class Substitution {
  public:
   void add(ir::ValueId from, ir::ValueId to) { to_[from] = (*this)(to); }
   ir::ValueId operator()(ir::ValueId v) const;
-  void apply(ir::Op& op) const;
 
  private:
   std::map<ir::ValueId, ir::ValueId> to_;
