@@ -7,7 +7,9 @@
 
 #include <kerf/kerf.h>
 
+#include <algorithm>
 #include <cmath>
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <random>
@@ -116,6 +118,9 @@ class Model {
     return static_cast<std::int64_t>(table_.value.size() + classifier_.value.size() + w_.value.size());
   }
   int threads() const { return pool_->size(); }
+  Parameter& table() { return table_; }
+  Parameter& classes() { return tied_ ? table_ : classifier_; }
+  Parameter& w() { return w_; }
 
   /// Mean loss, in nats, of `count` positions; contexts holds the k tokens before each.
   double forward(const std::int32_t* contexts, const std::int32_t* targets, std::int64_t count) {
@@ -139,8 +144,8 @@ class Model {
     return loss;
   }
 
-  /// One step of training; returns the mean loss before it.
-  double train(const std::int32_t* contexts, const std::int32_t* targets, std::int64_t count, double learning_rate) {
+  /// The gradients of that loss; returns the loss.
+  double gradients(const std::int32_t* contexts, const std::int32_t* targets, std::int64_t count) {
     const double loss = forward(contexts, targets, count);
     std::fill(table_.grad.begin(), table_.grad.end(), 0.f);
     dh_.resize(h_.size());
@@ -160,6 +165,12 @@ class Model {
       for (std::int64_t k = 0; k < context_; ++k)
         for (std::int64_t d = 0; d < hidden_; ++d)
           table_.grad[contexts[n * context_ + k] * hidden_ + d] += dx_[n * features_ + k * hidden_ + d];
+    return loss;
+  }
+
+  /// One step of training; returns the mean loss before it.
+  double train(const std::int32_t* contexts, const std::int32_t* targets, std::int64_t count, double learning_rate) {
+    const double loss = gradients(contexts, targets, count);
     ++step_;
     update(table_, learning_rate);
     if (!tied_) update(classifier_, learning_rate);
@@ -171,7 +182,6 @@ class Model {
   struct alignas(64) Line {
     std::byte bytes[64];
   };
-  Parameter& classes() { return tied_ ? table_ : classifier_; }
   TensorRef x(std::int64_t count) const { return {x_.data(), {count, features_}}; }
   TensorRef h(std::int64_t count) const { return {h_.data(), {count, hidden_}}; }
   TensorRef workspace(std::int64_t count, bool backward) {
