@@ -18,6 +18,7 @@
 // Every mistake is a UsageError that begins with the caller's file and line.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <concepts>
 #include <cstdint>
@@ -139,8 +140,7 @@ class Operand {
  public:
   Operand(Tile t, std::source_location w = std::source_location::current()) : tile(t), where(w) {}
   template <class T>
-    requires std::is_arithmetic_v<T>
-  Operand(T x, std::source_location w = std::source_location::current())
+  requires std::is_arithmetic_v<T> Operand(T x, std::source_location w = std::source_location::current())
       : number(static_cast<double>(x)), is_number(true), where(w) {}
   Tile tile;
   double number = 0;
@@ -170,10 +170,7 @@ inline Subscript subscript(Tile t) { return t; }
 inline Subscript subscript(Kept k) { return k; }
 inline Subscript subscript(Fill f) { return f; }
 template <class T>
-  requires std::is_arithmetic_v<T>
-Subscript subscript(T x) {
-  return static_cast<double>(x);
-}
+requires std::is_arithmetic_v<T> Subscript subscript(T x) { return static_cast<double>(x); }
 Tile load(Tensor, std::vector<Subscript>, std::source_location);
 Tile load(Packed, std::vector<Subscript>, std::source_location);
 void store(Tensor, std::vector<Subscript>, std::source_location);
@@ -191,8 +188,8 @@ template <class... S>
 Tile load(Located<Packed> t, S... subscripts) {
   return detail::load(t.value, {detail::subscript(subscripts)...}, t.where);
 }
-/// store(y, n, d, value): subscripts as in load, then the tile. What lies outside the tensor is not written. Indices of a
-/// scatter must differ from each other; an index outside the axis is skipped.
+/// store(y, n, d, value): subscripts as in load, then the tile. What lies outside the tensor is not written. Indices of
+/// a scatter must differ from each other; an index outside the axis is skipped.
 template <class... S>
 void store(Located<Tensor> t, S... subscripts_and_value) {
   detail::store(t.value, {detail::subscript(subscripts_and_value)...}, t.where);
@@ -208,8 +205,8 @@ Tile full(Located<Block> a, Block b, double value, DType dtype = DType::f32);
 Tile zeros(Located<Block> a);
 Tile zeros(Located<Block> a, Block b);
 
-// Elementwise. bf16 and f16 operands are computed in f32; a number takes the type of the other operand; an i32 beside an
-// i64 becomes i64; anything else that disagrees is an error.
+// Elementwise. bf16 and f16 operands are computed in f32; a number takes the type of the other operand; an i32 beside
+// an i64 becomes i64; anything else that disagrees is an error.
 Tile operator+(Operand a, Operand b);
 Tile operator-(Operand a, Operand b);
 Tile operator*(Operand a, Operand b);
@@ -251,6 +248,10 @@ Carry<sizeof...(T)> carry(T... tiles) {
   return {tiles...};
 }
 
+/// What a loop can walk in blocks.
+template <class T>
+concept Walkable = std::same_as<T, Axis> || std::same_as<T, AxisPart>;
+
 /// Records one program. Use from one thread; `finish` ends it.
 class ProgramBuilder {
  public:
@@ -271,8 +272,10 @@ class ProgramBuilder {
   TileList tile_list(std::string name, Axis row, std::int64_t row_extent, Axis column, std::int64_t column_extent,
                      Here where = Here::current());
   /// Packed tiles, each stored row-major over `order`, the list's two axes in either order.
-  Packed packed_input(std::string name, DType dtype, TileList list, std::vector<Axis> order, Here where = Here::current());
-  Packed packed_output(std::string name, DType dtype, TileList list, std::vector<Axis> order, Here where = Here::current());
+  Packed packed_input(std::string name, DType dtype, TileList list, std::vector<Axis> order,
+                      Here where = Here::current());
+  Packed packed_output(std::string name, DType dtype, TileList list, std::vector<Axis> order,
+                       Here where = Here::current());
 
   /// One instance of the program per block; of several calls the last varies fastest. Comes before any other operation.
   Block parallel(Axis axis, std::int64_t extent, Here where = Here::current());
@@ -287,34 +290,40 @@ class ProgramBuilder {
   /// The size of an axis: scalar i64.
   Tile size(Axis axis, Here where = Here::current());
 
-  /// loop(V, 256, init, [&](Block v, Tile acc) { return acc + ...; }): blocks of the axis in order.
-  template <class F>
-  Tile loop(Axis axis, std::int64_t extent, Tile init, F&& body, Here where = Here::current()) {
-    return one(begin_loop(axis, extent, {init}, where), std::forward<F>(body));
+  /// loop(V, 256, init, [&](Block v, Tile acc) { return acc + ...; }): blocks of the axis in order. `init` is a tile or
+  /// carry(several); left out, the loop carries nothing: loop(V, 256, [&](Block v) { store(...); }).
+  /// loop(part(V, s, 64), 256, ...): only the blocks of one part.
+  template <Walkable O, class F>
+  Tile loop(O over, std::int64_t extent, Tile init, F&& body, Here where = Here::current()) {
+    const LoopScope s = begin_loop(over, extent, {init}, where);
+    return end_loop({body(s.block, s.carried[0])})[0];
   }
-  template <std::size_t N, class F>
-  Carry<N> loop(Axis axis, std::int64_t extent, Carry<N> init, F&& body, Here where = Here::current()) {
-    return many<N>(begin_loop(axis, extent, {init.begin(), init.end()}, where), std::forward<F>(body));
+  template <Walkable O, std::size_t N, class F>
+  Carry<N> loop(O over, std::int64_t extent, Carry<N> init, F&& body, Here where = Here::current()) {
+    const LoopScope s = begin_loop(over, extent, {init.begin(), init.end()}, where);
+    return many<N>(s, [&](auto... t) { return body(s.block, t...); });
   }
-  /// loop(V, 256, [&](Block v) { store(...); }): carries nothing.
-  template <std::invocable<Block> F>
-  void loop(Axis axis, std::int64_t extent, F&& body, Here where = Here::current()) {
-    body(begin_loop(axis, extent, {}, where).block);
+  template <Walkable O, std::invocable<Block> F>
+  void loop(O over, std::int64_t extent, F&& body, Here where = Here::current()) {
+    body(begin_loop(over, extent, {}, where).block);
     end_loop({});
-  }
-  /// loop(part(V, s, 64), 256, init, body): only the blocks of one part.
-  template <class F>
-  Tile loop(AxisPart p, std::int64_t extent, Tile init, F&& body, Here where = Here::current()) {
-    return one(begin_loop(p, extent, {init}, where), std::forward<F>(body));
-  }
-  template <std::size_t N, class F>
-  Carry<N> loop(AxisPart p, std::int64_t extent, Carry<N> init, F&& body, Here where = Here::current()) {
-    return many<N>(begin_loop(p, extent, {init.begin(), init.end()}, where), std::forward<F>(body));
   }
   /// loop(kept.in_row(n), init, [&](Kept k, Block v, Tile acc) { ... }): the kept tiles of a row of blocks, in order.
   template <class F>
   Tile loop(KeptRun run, Tile init, F&& body, Here where = Here::current()) {
-    return one_kept(begin_loop(run, {init}, where), std::forward<F>(body));
+    const LoopScope s = begin_loop(run, {init}, where);
+    return end_loop({body(s.kept, s.block, s.carried[0])})[0];
+  }
+  template <std::size_t N, class F>
+  Carry<N> loop(KeptRun run, Carry<N> init, F&& body, Here where = Here::current()) {
+    const LoopScope s = begin_loop(run, {init.begin(), init.end()}, where);
+    return many<N>(s, [&](auto... t) { return body(s.kept, s.block, t...); });
+  }
+  template <std::invocable<Kept, Block> F>
+  void loop(KeptRun run, F&& body, Here where = Here::current()) {
+    const LoopScope s = begin_loop(run, {}, where);
+    body(s.kept, s.block);
+    end_loop({});
   }
   /// Does `body` (its stores) where the scalar condition holds.
   void when(Operand condition, const std::function<void()>& body);
@@ -333,22 +342,13 @@ class ProgramBuilder {
   LoopScope begin_loop(KeptRun, std::vector<Tile> init, Here);
   std::vector<Tile> end_loop(std::vector<Tile> next);
 
-  template <class F>
-  Tile one(LoopScope s, F&& body) {
-    return end_loop({body(s.block, s.carried[0])})[0];
-  }
-  template <class F>
-  Tile one_kept(LoopScope s, F&& body) {
-    return end_loop({body(s.kept, s.block, s.carried[0])})[0];
-  }
   template <std::size_t N, class F>
-  Carry<N> many(LoopScope s, F&& body) {
-    Carry<N> next = [&]<std::size_t... I>(std::index_sequence<I...>) {
-      return body(s.block, s.carried[I]...);
-    }(std::make_index_sequence<N>());
-    std::vector<Tile> out = end_loop({next.begin(), next.end()});
+  Carry<N> many(const LoopScope& s, F&& body) {
+    const Carry<N> next = [&]<std::size_t... I>(std::index_sequence<I...>) { return body(s.carried[I]...); }
+    (std::make_index_sequence<N>());
+    const std::vector<Tile> out = end_loop({next.begin(), next.end()});
     Carry<N> result;
-    for (std::size_t i = 0; i < N; ++i) result[i] = out[i];
+    std::copy(out.begin(), out.end(), result.begin());
     return result;
   }
 

@@ -376,6 +376,7 @@ Program Recorder::finish(Here where) {
       throw UsageError(where, fmt::format("finish: output {} is never stored to; store to it or leave it out",
                                           program_.tensors[i].name));
   ir::verify(program_);
+  ir::verify_writes(program_);
   finished_ = place_of(where);
   return Program(std::make_shared<const ir::Program>(program_));
 }

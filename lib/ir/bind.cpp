@@ -91,33 +91,39 @@ class Binder {
   // ---- sizes of the axes ----
 
   void sizes() {
-    from_.resize(p_.axes.size());
+    from_.assign(p_.axes.size(), from_program);
     for (std::size_t i = 0; i < p_.axes.size(); ++i) {
       bound_.axis_size.push_back(p_.axes[i].size);
-      from_[i] = "the program was built for";
-      if (const I64* n = given(args_.axes, p_.axes[i].name)) tell(static_cast<int>(i), *n, "LaunchArgs::axes has");
+      if (const I64* n = given(args_.axes, p_.axes[i].name)) tell(static_cast<int>(i), *n, from_axes);
     }
-    for (const TensorInfo& t : p_.tensors) {
+    for (std::size_t number = 0; number < p_.tensors.size(); ++number) {
+      const TensorInfo& t = p_.tensors[number];
       if (t.list >= 0) continue;
       const TensorRef& ref = *given(args_.tensors, t.name);
-      if (!ref.given()) fail("tensor {} is not given: its data is null", t.name);
+      present(t, ref);
       if (static_cast<std::size_t>(ref.rank) != t.axes.size())
         fail("{} is {}, the program has {}", t.name, ref.describe(), signature(t));
-      for (std::size_t i = 0; i < t.axes.size(); ++i) tell(t.axes[i], ref.shape[i], fmt::format("{} has", t.name));
+      for (std::size_t i = 0; i < t.axes.size(); ++i) tell(t.axes[i], ref.shape[i], static_cast<int>(number));
     }
     for (std::size_t i = 0; i < p_.axes.size(); ++i)
       if (bound_.axis_size[i] == unknown)
         fail("nothing tells the size of axis {}; give it in LaunchArgs::axes", p_.axes[i].name);
   }
 
-  /// `who` says that the axis has `n` indices.
-  void tell(int axis, I64 n, std::string who) {
+  /// `source` says that the axis has `n` indices.
+  void tell(int axis, I64 n, int source) {
     I64& known = bound_.axis_size[static_cast<std::size_t>(axis)];
-    std::string& from = from_[static_cast<std::size_t>(axis)];
-    if (n < 0) fail("axis {}: {} {}, a size is not negative", axis_name(axis), who, n);
-    if (known != unknown && known != n) fail("axis {}: {} {} and {} {}", axis_name(axis), from, known, who, n);
-    if (known == unknown) from = std::move(who);
+    int& from = from_[static_cast<std::size_t>(axis)];
+    if (n < 0) fail("axis {}: {} {}, a size is not negative", axis_name(axis), says(source), n);
+    if (known != unknown && known != n)
+      fail("axis {}: {} {} and {} {}", axis_name(axis), says(from), known, says(source), n);
+    if (known == unknown) from = source;
     known = n;
+  }
+  std::string says(int source) const {
+    if (source == from_program) return "the program was built for";
+    if (source == from_axes) return "LaunchArgs::axes has";
+    return fmt::format("{} has", p_.tensors[static_cast<std::size_t>(source)].name);
   }
 
   std::string signature(const TensorInfo& t) const {
@@ -127,6 +133,11 @@ class Binder {
   }
 
   // ---- tensors ----
+
+  void present(const TensorInfo& t, const TensorRef& ref) const {
+    if (!ref.given()) fail("tensor {} is not given: its data is null", t.name);
+    if (ref.rank < 0 || ref.rank > TensorRef::max_rank) fail("{} has rank {}", t.name, ref.rank);
+  }
 
   void common(const TensorInfo& t, const TensorRef& ref, I64 elements) const {
     if (ref.dtype != t.dtype) fail("{} is {}, the program has {}", t.name, ref.describe(), name_of(t.dtype));
@@ -192,7 +203,7 @@ class Binder {
   TensorRef packed(const TensorInfo& t, const TensorRef& ref) {
     const ListInfo& l = p_.lists[static_cast<std::size_t>(t.list)];
     const I64 count = bound_.lists[static_cast<std::size_t>(t.list)].count;
-    if (!ref.given()) fail("tensor {} is not given: its data is null", t.name);
+    present(t, ref);
     if (ref.rank != 1 || ref.shape[0] < 0 || (ref.shape[0] > 1 && ref.strides[0] != 1))
       fail("{} is {}; packed tiles lie in one dense array of rank 1", t.name, ref.describe());
     I64 need = 0;
@@ -272,8 +283,9 @@ class Binder {
   const Program& p_;
   const LaunchArgs& args_;
   Bound bound_;
-  std::vector<std::string> from_;  // by axis: who told its size
-  std::vector<Extent> extents_;    // by tensor
+  static constexpr int from_program = -1, from_axes = -2;
+  std::vector<int> from_;        // by axis: who told its size, a tensor or one of those
+  std::vector<Extent> extents_;  // by tensor
   std::vector<bool> by_row_, by_column_;
 };
 

@@ -157,6 +157,8 @@ Type infer(const Program& p, const Op& op, const Type& wanted = {});
 /// Throws UsageError naming the operation and the rule it breaks. Checks every rule of ops.def, that values are defined
 /// once and before use, that regions end in a yield that fits, that `parallel` comes first.
 void verify(const Program& p);
+/// Throws UsageError where instances of a verified program would write the same elements.
+void verify_writes(const Program& p);
 
 /// Exact: parse(print(p)) prints the same. With `places`, each line ends in "  // file:line".
 std::string print(const Program& p, bool places = false);

@@ -228,6 +228,8 @@ TEST_CASE("kept tiles: one instance each, and a run along a column") {
   Tile sum =
       p.loop(kept.in_column(v), start, [&](Kept j, Block, Tile acc) { return acc + reduce_sum(load(dz, j), N); });
   store(out, k, sum);
+  p.loop(kept.in_row(n), carry(start, start), [&](Kept, Block, Tile a, Tile b) { return carry(b, a); });
+  p.loop(kept.in_row(n), [&](Kept j, Block) { load(dz, j); });
   CHECK(p.finish().text() == R"(program sums
 axis N
 axis V
@@ -245,6 +247,13 @@ output out : f32 kept [N, V]
     yield %11
   } : tile<V:8, f32>
   store_packed out [%k] %5
+  %12, %13 = loop row %n of kept [%k3 : entry<kept>, %v2 : block<V:8>] (%16 = %4, %17 = %4) {
+    yield %17, %16
+  } : tile<V:8, f32>, tile<V:8, f32>
+  loop row %n of kept [%k4 : entry<kept>, %v3 : block<V:8>] {
+    %20 = load_packed dz [%k4] : tile<N:4 x V:8, f32>
+    yield
+  }
 }
 )");
 }

@@ -138,8 +138,8 @@ TEST_CASE("bind: an axis that nothing tells, and products past 2^63") {
   ProgramBuilder p("fill_all");
   Axis M = p.axis("M"), N = p.axis("N"), D = p.axis("D");
   Tensor y = p.output("y", f32, {D});
-  p.parallel(M, 1), p.parallel(N, 1);
-  store(y, p.parallel(D, 8), 1);
+  Block m = p.parallel(M, 1), n = p.parallel(N, 1), d = p.parallel(D, 8);
+  p.when(reduce_sum(m.index(), M) + reduce_sum(n.index(), N) == 0, [&] { store(y, d, 1); });
   const Program program = p.finish();
   float memory[8];
   LaunchArgs args{.tensors = {{"y", {memory, {8}}}}, .axes = {{"M", 2}}};
@@ -157,13 +157,13 @@ Program sums() {
   Axis N = p.axis("N"), V = p.axis("V");
   TileList kept = p.tile_list("kept", N, 2, V, 3), other = p.tile_list("other", N, 2, V, 3);
   Packed dz = p.packed_input("dz", f32, kept, {N, V}), out = p.packed_output("out", f32, other, {N, V});
-  Tensor y = p.output("y", f32, {N});
+  Tensor y = p.output("y", f32, {N, V});
   auto [k, n, v] = p.parallel(other);
   Tile rows = p.loop(kept.in_row(n), zeros(n), [&](Kept j, Block, Tile t) { return t + reduce_sum(load(dz, j), V); });
   Tile columns =
       p.loop(kept.in_column(v), zeros(v), [&](Kept j, Block, Tile t) { return t + reduce_sum(load(dz, j), N); });
   store(out, k, rows + columns);
-  store(y, n, rows);
+  store(y, n, v, rows);
   return p.finish();
 }
 
@@ -172,7 +172,7 @@ struct Lists {
   // 2 x 3 blocks; kept are (0, 0), (0, 2), (1, 2)
   std::vector<std::int32_t> row{0, 0, 1}, column{0, 2, 2}, row_begin{0, 2, 3}, row_items{0, 1, 2};
   std::vector<std::int32_t> column_begin{0, 1, 1, 3}, column_items{0, 1, 2};
-  std::vector<float> dz = std::vector<float>(18), out = std::vector<float>(18), y = std::vector<float>(3);
+  std::vector<float> dz = std::vector<float>(18), out = std::vector<float>(18), y = std::vector<float>(24);
   std::int64_t count = 3, instances = 0;
   TensorRef packed{dz.data(), {18}};
   bool no_items = false;
@@ -182,7 +182,7 @@ struct Lists {
         count, row.data(), column.data(), row_begin.data(), row_items.data(), column_begin.data(), column_items.data()};
     if (no_items) kept.column_items = nullptr;
     TileListRef other{3, row.data(), column.data(), nullptr, nullptr, nullptr, nullptr};
-    LaunchArgs args{.tensors = {{"dz", packed}, {"out", {out.data(), {18}}}, {"y", {y.data(), {3}}}},
+    LaunchArgs args{.tensors = {{"dz", packed}, {"out", {out.data(), {18}}}, {"y", {y.data(), {3, 8}}}},
                     .lists = {{"kept", kept}, {"other", other}},
                     .axes = {{"V", 8}}};
     return usage_error([&] { instances = ir::bind(program.ir(), args).instances; });

@@ -351,3 +351,82 @@ TEST_CASE("an exception out of a body leaves a program that cannot be finished")
           });
         }) == "here: when: a loop inside its body was never ended; an exception has left the body of the loop");
 }
+
+namespace {
+
+/// The error of finish when `body` stores to y[N, D] and z[D].
+template <class F>
+std::string error_of_stores(F&& body) {
+  return usage_error([&] {
+    ProgramBuilder p("stores");
+    Axis N = p.axis("N"), D = p.axis("D", 32), S = p.axis("S");
+    Tensor y = p.output("y", f32, {N, D}), z = p.inout("z", f32, {D}), at = p.input("at", i64, {N});
+    body(p, N, D, S, y, z, at);
+    p.finish();
+  });
+}
+
+std::string everybody(const char* axis, const char* tensor) {
+  return fmt::format(
+      "here: store: every instance along {} writes the same elements of {}; a subscript must depend on its "
+      "block of {}, or a when around the store",
+      axis, tensor, axis);
+}
+
+}  // namespace
+
+TEST_CASE("finish: no two instances may write one element") {
+  CHECK(error_of_stores([](auto& p, Axis N, Axis D, Axis, Tensor y, Tensor z, Tensor) {
+          Block n = p.parallel(N, 8), d = p.parallel(D, 8);
+          store(y, n, d, 1);
+          store(z, d, 1);
+        }) == everybody("N", "z"));
+  CHECK(error_of_stores([](auto& p, Axis N, Axis D, Axis, Tensor y, Tensor z, Tensor) {
+          Block n = p.parallel(N, 8);
+          p.loop(D, 8, [&](Block d) { store(y, n, d, 1); });
+          p.loop(D, 8, [&](Block d) { store(z, d, 1); });
+        }) == everybody("N", "z"));
+  CHECK(error_of_stores([](auto& p, Axis N, Axis D, Axis S, Tensor y, Tensor z, Tensor) {
+          Block s = p.parallel(S, 1), all = p.whole(D);
+          p.loop(part(N, s, 4), 8, [&](Block n) { store(y, n, all, 1); });   // parts differ
+          p.when(reduce_sum(s.index(), S) == 0, [&] { store(z, all, 1); });  // one instance does it
+        }) == "no error");
+  CHECK(error_of_stores([](auto& p, Axis N, Axis D, Axis S, Tensor y, Tensor z, Tensor) {
+          Block s = p.parallel(S, 1), all = p.whole(D);
+          p.loop(part(N, s, 4), 8, [&](Block n) { store(y, n, all, 1); });
+          p.when(p.size(S) > 2, [&] { store(z, all, 1); });
+        }) == everybody("S", "z"));
+  CHECK(error_of_stores([](auto& p, Axis N, Axis D, Axis, Tensor y, Tensor z, Tensor at) {
+          Block n = p.parallel(N, 8), d = p.parallel(D, 32);  // D has one block
+          store(y, load(at, n, fill(-1)), d, 1);              // a scatter by indices of this instance
+          store(z, d, 1);
+        }) == everybody("N", "z"));
+  CHECK(error_of_stores([](auto& p, Axis N, Axis D, Axis, Tensor y, Tensor z, Tensor) {
+          Block d = p.parallel(D, 32);  // one instance
+          p.loop(N, 8, [&](Block n) { store(y, n, d, 1); });
+          store(z, d, 1);
+        }) == "no error");
+}
+
+TEST_CASE("finish: no two kept tiles may write one element") {
+  const auto error = [](bool by_row, bool by_column) {
+    return usage_error([&] {
+      ProgramBuilder p("kept_tiles");
+      Axis N = p.axis("N"), V = p.axis("V");
+      TileList kept = p.tile_list("kept", N, 8, V, 16);
+      Packed dz = p.packed_output("dz", f32, kept, {N, V});
+      Tensor r = p.output("r", f32, {N}), c = p.output("c", f32, {V}), both = p.output("both", f32, {N, V});
+      auto [k, n, v] = p.parallel(kept);
+      store(dz, k, 1);
+      store(both, n, v, 1);
+      p.when(reduce_sum(v.index(), V) == 0, [&, n = n] { store(r, n, 1); });
+      p.when(reduce_sum(n.index(), N) == 0, [&, v = v] { store(c, v, 1); });
+      if (by_row) store(r, n, 1);
+      if (by_column) store(c, v, 1);
+      p.finish();
+    });
+  };
+  CHECK(error(false, false) == "no error");
+  CHECK(error(true, false) == everybody("V", "r"));
+  CHECK(error(false, true) == everybody("N", "c"));
+}
