@@ -23,7 +23,10 @@ struct Kernel::Impl {
   codegen::cpu::Code code;
 };
 
-Kernel compile(const Program& program, const Target& target, const Schedule& schedule) {
+Kernel compile(const Program& program, const Target& target, const Schedule& schedule, Device device) {
+  if (device.type == DeviceType::cuda && !target.is_cuda())
+    throw UsageError(fmt::format("compile: {} for cuda:{} with a target of the CPU ({}); use Target::of(device)",
+                                 program.ir().name, device.ordinal, target.level()));
   auto impl = std::make_shared<Kernel::Impl>();
   impl->program = passes::pipeline(program.ir(), schedule.stage);
   impl->code = codegen::cpu::compile(impl->program, target, schedule);

@@ -27,6 +27,7 @@ constexpr std::array<Level, 4> levels{{
     {"avx512", "+sse2,+avx2,+fma,+f16c,+avx512f,+avx512bw,+avx512dq,+avx512vl"},
     {"avx512bf16", "+sse2,+avx2,+fma,+f16c,+avx512f,+avx512bw,+avx512dq,+avx512vl,+avx512bf16"},
 }};
+constexpr std::string_view cuda_triple = "nvptx64-nvidia-cuda";
 constexpr std::string_view level_names = "sse2, avx2, avx512, avx512bf16";
 
 /// The names in "+avx2,+fma"; throws UsageError where one lacks its sign.
@@ -82,6 +83,20 @@ Target Target::x86(const std::string& level) {
   throw UsageError(fmt::format("target: '{}' is no level of x86; they are {}", level, level_names));
 }
 
+Target Target::cuda(const std::string& arch) {
+  // PTX 8.0 came with CUDA 12.0, 8.3 with 12.3: the least that has every instruction the engine of that architecture
+  // uses.
+  for (std::string_view known : {"sm_80", "sm_86", "sm_87", "sm_89", "sm_90"})
+    if (arch == known) return {std::string(cuda_triple), arch, "+ptx80"};
+  if (arch == "sm_90a") return {std::string(cuda_triple), arch, "+ptx83"};
+  throw UsageError(
+      fmt::format("target: '{}' is no GPU architecture that code is generated for; they are sm_80, sm_86, "
+                  "sm_87, sm_89, sm_90, sm_90a (sm_80 runs on every later GPU)",
+                  arch));
+}
+
+bool Target::is_cuda() const { return triple == cuda_triple; }
+
 Target Target::aarch64() { return {"aarch64-unknown-linux-gnu", "", "+neon"}; }
 
 Target Target::host() {
@@ -116,6 +131,7 @@ Target Target::host() {
 }
 
 std::string Target::level() const {
+  if (is_cuda()) return cpu;
   if (is_aarch64(*this)) return "neon";
   const std::vector<std::string_view> names = split_features(features);
   for (auto l = levels.rbegin(); l != levels.rend(); ++l)

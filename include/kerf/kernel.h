@@ -16,9 +16,9 @@ namespace [[gnu::visibility("default")]] kerf {
 
 /// What code is generated for.
 struct Target {
-  std::string triple;    // "x86_64-unknown-linux-gnu", "aarch64-unknown-linux-gnu"
-  std::string cpu;       // the LLVM processor to tune for, "" for any; decides nothing about what may be used
-  std::string features;  // LLVM features that may be used, "+avx2,+fma"
+  std::string triple;  // "x86_64-unknown-linux-gnu", "aarch64-unknown-linux-gnu", "nvptx64-nvidia-cuda"
+  std::string cpu;     // CPU: the LLVM processor to tune for, "" for any, and no more; GPU: the architecture, "sm_90a"
+  std::string features;  // LLVM features that may be used, "+avx2,+fma"; GPU: the version of PTX, "+ptx83"
 
   /// The machine at hand; features are found at run time. The variable KERF_CPU_FEATURES=sse2|avx2|avx512|avx512bf16
   /// takes away what is above the named level.
@@ -27,8 +27,15 @@ struct Target {
   /// generated but not run.
   static Target x86(const std::string& level);
   static Target aarch64();
-  /// The level of an x86 target ("avx512bf16"), or the architecture's name ("neon").
+  /// A GPU: "sm_80", "sm_86", "sm_87", "sm_89", "sm_90" or "sm_90a". Code for sm_90a runs on compute capability 9.0 and
+  /// on nothing else; code for the others runs on every later GPU too.
+  static Target cuda(const std::string& arch);
+  /// The target for a device at hand. GPUs: sm_90a for 9.0, sm_80 for all others, which the driver translates for GPUs
+  /// newer than the code generator knows. Throws DeviceError where there is no such device or it is older than 8.0.
+  static Target of(Device device);
+  /// The level of an x86 target ("avx512bf16"), or the architecture's name ("neon", "sm_90a").
   std::string level() const;
+  bool is_cuda() const;
 };
 
 /// What changes the speed of a kernel and not its meaning. 0: chosen by the compiler.
@@ -56,8 +63,15 @@ class ThreadPool {
   std::unique_ptr<Impl> impl_;
 };
 
+/// Where work is queued: a CUstream or cudaStream_t of the device, null for its default stream. On the CPU calls return
+/// when done and the handle is not looked at.
+struct Stream {
+  void* handle = nullptr;
+};
+
 /// Kept tiles at launch. Tile k covers block (row[k], column[k]). row_items[row_begin[r] .. row_begin[r+1]) are the
-/// tiles of row block r in order; column_items likewise. All arrays belong to the caller.
+/// tiles of row block r in order; column_items likewise. All arrays belong to the caller and lie where the kernel runs:
+/// on a GPU their contents are not checked.
 struct TileListRef {
   std::int64_t count = 0;                      // kept tiles
   const std::int32_t* row = nullptr;           // [count]
@@ -74,8 +88,21 @@ struct LaunchArgs {
   std::vector<std::pair<std::string, TileListRef>> lists = {};
   /// Sizes of axes that no tensor tells.
   std::vector<std::pair<std::string, std::int64_t>> axes = {};
-  /// Kernel::scratch_bytes(pool.size()) bytes, aligned to 64; null: allocated for this call.
+  /// CPU: Kernel::scratch_bytes(pool.size()) bytes, aligned to 64; null: allocated for this call.
   void* scratch = nullptr;
+  /// GPU: where the device finds the size of an axis when the kernel runs, an i64 in its memory, at least 0 and at most
+  /// the size that the other arguments tell.
+  std::vector<std::pair<std::string, const std::int64_t*>> device_sizes = {};
+};
+
+/// What a GPU kernel takes of the device.
+struct KernelResources {
+  int registers = 0;              // of a thread
+  int threads = 0;                // of a block
+  int blocks = 0;                 // of a multiprocessor at once
+  std::int64_t shared_bytes = 0;  // of a block
+  std::int64_t local_bytes = 0;   // of a thread; 0: nothing was spilled
+  double jit_ms = 0;              // that the driver took to translate and load
 };
 
 /// The stages a program goes through, each readable.
@@ -89,19 +116,28 @@ class Kernel {
   /// has another dtype or rank, or disagrees with another about the size of an axis; tensors must have the layout the
   /// program was built for: any row strides, innermost axis contiguous.
   void launch(const LaunchArgs& args, ThreadPool& pool) const;
+  /// Queues all instances on a stream of the kernel's GPU and returns. Allocates nothing, waits for nothing, may be
+  /// captured in a graph; the caller's current context is left as it was. Tensors, lists and device_sizes are memory of
+  /// that GPU. Throws as above, and DeviceError with the driver's reason where it refuses.
+  void launch(const LaunchArgs& args, Stream stream) const;
   /// Bytes of scratch a launch needs on a pool of `threads`.
   std::size_t scratch_bytes(int threads) const;
+  /// Zeros for a CPU kernel.
+  KernelResources resources() const;
+  Device device() const;
   const std::string& name() const;
   bool valid() const { return impl_ != nullptr; }
 
  private:
-  friend Kernel compile(const Program&, const Target&, const Schedule&);
+  friend Kernel compile(const Program&, const Target&, const Schedule&, Device);
   struct Impl;
   std::shared_ptr<const Impl> impl_;
 };
 
-/// Lowers and loads a program. Throws DeviceError when the target is not the machine at hand.
-Kernel compile(const Program& program, const Target& target = Target::host(), const Schedule& schedule = {});
+/// Lowers and loads a program. Throws DeviceError when the target is not the machine at hand. A GPU target is loaded on
+/// `device`, GPU 0 where none is named.
+Kernel compile(const Program& program, const Target& target = Target::host(), const Schedule& schedule = {},
+               Device device = {});
 
 /// The text of one stage; needs no machine of the target's kind.
 std::string emit(const Program& program, Stage stage, const Target& target = Target::host(),

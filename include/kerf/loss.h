@@ -23,11 +23,6 @@ enum class Strategy : std::uint8_t { automatic, exact_recompute };
 std::string_view name_of(Reduction r);
 std::string_view name_of(Strategy s);
 
-/// Where work is queued; on the CPU calls return when done and the handle is not looked at.
-struct Stream {
-  void* handle = nullptr;
-};
-
 /// What is fixed for the life of a plan.
 struct PlanDesc {
   std::int64_t hidden = 0;      // D, at least 1

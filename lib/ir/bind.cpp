@@ -35,13 +35,14 @@ bool disjoint(const Extent& a, const Extent& b) {
 
 class Binder {
  public:
-  Binder(const Program& p, const LaunchArgs& args) : p_(p), args_(args) {}
+  Binder(const Program& p, const LaunchArgs& args, Device device) : p_(p), args_(args), device_(device) {}
 
   Bound run() {
     names("tensor", p_.tensors, args_.tensors);
     names("tile list", p_.lists, args_.lists);
     names("axis", p_.axes, args_.axes);
     sizes();
+    device_sizes();
     walked();
     for (const ListInfo& l : p_.lists) bound_.lists.push_back(list(l, *given(args_.lists, l.name)));
     for (const TensorInfo& t : p_.tensors) {
@@ -126,6 +127,19 @@ class Binder {
     return fmt::format("{} has", p_.tensors[static_cast<std::size_t>(source)].name);
   }
 
+  void device_sizes() {
+    names("axis", p_.axes, args_.device_sizes);
+    if (device_.type == DeviceType::cpu && !args_.device_sizes.empty())
+      fail("LaunchArgs::device_sizes has axis {}, and the kernel runs on the CPU", args_.device_sizes[0].first);
+    for (const AxisInfo& a : p_.axes) {
+      const auto* at = given(args_.device_sizes, a.name);
+      if (at && (!*at || reinterpret_cast<std::uintptr_t>(*at) % sizeof(I64)))
+        fail("LaunchArgs::device_sizes: the pointer to the size of {} is {}", a.name,
+             *at ? "not aligned to 8 bytes" : "null");
+      bound_.device_sizes.push_back(at ? *at : nullptr);
+    }
+  }
+
   std::string signature(const TensorInfo& t) const {
     std::string axes;
     for (int a : t.axes) axes += (axes.empty() ? "" : ", ") + axis_name(a);
@@ -141,10 +155,20 @@ class Binder {
 
   void common(const TensorInfo& t, const TensorRef& ref, I64 elements) const {
     if (ref.dtype != t.dtype) fail("{} is {}, the program has {}", t.name, ref.describe(), name_of(t.dtype));
-    if (ref.device.type != DeviceType::cpu) fail("{} is not in host memory", t.name);
+    if (ref.device != device_) misplaced(t.name, ref.device);
     if (elements > 0 && !ref.data) fail("{} is {} and its data is null", t.name, ref.describe());
     if (reinterpret_cast<std::uintptr_t>(ref.data) % static_cast<std::uintptr_t>(size_of(t.dtype)) != 0)
       fail("{} is not aligned to its {} bytes", t.name, size_of(t.dtype));
+  }
+
+  [[noreturn]] void misplaced(std::string_view name, Device at) const {
+    if (device_.type == DeviceType::cpu) fail("{} is not in host memory", name);
+    const auto place = [](Device d) {
+      return d.type == DeviceType::cpu ? std::string("host memory") : fmt::format("the memory of cuda:{}", d.ordinal);
+    };
+    fail("{} is in {}, the kernel runs on cuda:{}; copy it there{}", name, place(at), device_.ordinal,
+         at.type == DeviceType::cpu ? " and name the device in its TensorRef"
+                                    : " or compile the program for that device");
   }
 
   /// Bytes from the lowest to the end of the highest element; fails past 2^63.
@@ -245,20 +269,30 @@ class Binder {
     if (ref.count < 0) fail("tile list {} has {} tiles", l.name, ref.count);
     if (ref.count > INT32_MAX) fail("tile list {} has {} tiles; at most 2^31 - 1 are allowed", l.name, ref.count);
     if (ref.count > 0 && (!ref.row || !ref.column)) fail("tile list {}: row or column is null", l.name);
+    const auto i = static_cast<std::size_t>(&l - p_.lists.data());
+    if (device_.type == DeviceType::cuda) {
+      if (by_row_[i]) walkable(l, "row", ref.count, ref.row_begin, ref.row_items);
+      if (by_column_[i]) walkable(l, "column", ref.count, ref.column_begin, ref.column_items);
+      return ref;
+    }
     for (I64 k = 0; k < ref.count; ++k)
       if (ref.row[k] < 0 || ref.row[k] >= rows || ref.column[k] < 0 || ref.column[k] >= columns)
         fail("tile list {}: tile {} is block ({}, {}) and there are {} x {}", l.name, k, ref.row[k], ref.column[k],
              rows, columns);
-    const auto i = static_cast<std::size_t>(&l - p_.lists.data());
     if (by_row_[i]) runs(l, "row", ref.count, rows, ref.row, ref.row_begin, ref.row_items);
     if (by_column_[i]) runs(l, "column", ref.count, columns, ref.column, ref.column_begin, ref.column_items);
     return ref;
   }
 
-  void runs(const ListInfo& l, std::string_view what, I64 count, I64 blocks, const std::int32_t* block_of,
-            const std::int32_t* begin, const std::int32_t* items) const {
+  void walkable(const ListInfo& l, std::string_view what, I64 count, const std::int32_t* begin,
+                const std::int32_t* items) const {
     if (!begin || (count > 0 && !items))
       fail("tile list {}: {}_begin or {}_items is null and the program walks {}s", l.name, what, what, what);
+  }
+
+  void runs(const ListInfo& l, std::string_view what, I64 count, I64 blocks, const std::int32_t* block_of,
+            const std::int32_t* begin, const std::int32_t* items) const {
+    walkable(l, what, count, begin, items);
     if (begin[0] != 0 || begin[blocks] != count)
       fail("tile list {}: {}_begin runs from {} to {}, not from 0 to {}", l.name, what, begin[0], begin[blocks], count);
     for (I64 b = 0; b < blocks; ++b)
@@ -282,6 +316,7 @@ class Binder {
 
   const Program& p_;
   const LaunchArgs& args_;
+  const Device device_;
   Bound bound_;
   static constexpr int from_program = -1, from_axes = -2;
   std::vector<int> from_;        // by axis: who told its size, a tensor or one of those
@@ -291,7 +326,7 @@ class Binder {
 
 }  // namespace
 
-Bound bind(const Program& p, const LaunchArgs& args) { return Binder(p, args).run(); }
+Bound bind(const Program& p, const LaunchArgs& args, Device device) { return Binder(p, args, device).run(); }
 
 }  // namespace kerf::ir
 

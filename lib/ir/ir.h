@@ -171,10 +171,12 @@ struct Bound {
   std::vector<TensorRef> tensors;       // by tensor
   std::vector<TileListRef> lists;       // by list
   std::int64_t instances = 0;           // of the program: product over its `parallel`s
+  std::vector<const std::int64_t*> device_sizes;  // by axis: where a GPU finds its size at run time, or null
 };
 /// Throws UsageError: an argument missing, unknown, given twice, null, of another dtype or rank, disagreeing about the
-/// size of an axis, its innermost stride not 1, a list entry outside the axes.
-Bound bind(const Program& p, const LaunchArgs& args);
+/// size of an axis, its innermost stride not 1, not memory of `device`, a list entry outside the axes. For a GPU what the
+/// lists and device_sizes point to is not read.
+Bound bind(const Program& p, const LaunchArgs& args, Device device = {});
 
 /// Runs all instances by plain loops: the definition of every operation.
 void interpret(const Program& p, const Bound& bound);
