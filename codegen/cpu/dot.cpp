@@ -3,8 +3,9 @@
 // the whole contracted block and adds them to the tile once, so long sums are made of short ones, which keeps f32 exact
 // enough over thousands of terms. bf16 pairs (AVX512-BF16) work the same with two products per lane and step.
 //
-//   x: panels of P = lanes * vectors columns: [panel][k / pair][P][pair]    a transposition when k is contiguous in memory
-//   y: [row][k] or [k / pair][row][pair], whichever the memory order makes a plain copy; f32 buffers are used as they lie
+//   x: panels of P = lanes * vectors columns: [panel][k / pair][P][pair]    a transposition when k is contiguous in
+//   memory y: [row][k] or [k / pair][row][pair], whichever the memory order makes a plain copy; f32 buffers are used as
+//   they lie
 //
 // What lies outside the tensor is packed as zeros up to the next full step, so loops end at the real size rounded up.
 #include <algorithm>
@@ -107,7 +108,8 @@ View Emitter::operand_view(ValueId v, int k, int own) {
     Value* x = form == Form::in_place ? eval_op(*op, pt, memo) : eval(v, pt, memo);
     Value* offset = c64(0);
     for (std::size_t i = 0; i < layout.axes.size(); ++i)
-      offset = b_.CreateAdd(offset, b_.CreateMul(pt.index[static_cast<std::size_t>(layout.axes[i])], c64(layout.strides[i])));
+      offset = b_.CreateAdd(offset,
+                            b_.CreateMul(pt.index[static_cast<std::size_t>(layout.axes[i])], c64(layout.strides[i])));
     store_vector(splat(x, pt.lane >= 0 ? pt.width : 1), element_ptr(buffer_type(t.dtype), view.base, offset), nullptr);
   });
   for (std::size_t i = 0; i < layout.axes.size(); ++i) {
@@ -121,7 +123,8 @@ View Emitter::operand_view(ValueId v, int k, int own) {
   return view;
 }
 
-PackedLanes Emitter::pack_lanes(const View& x, const DotPlan& d, std::int64_t k_extent, std::int64_t extent, Value* to) {
+PackedLanes Emitter::pack_lanes(const View& x, const DotPlan& d, std::int64_t k_extent, std::int64_t extent,
+                                Value* to) {
   const int w = cpu_.lanes, panel = plan_.micro.panel(), pair = d.pairs ? 2 : 1;
   const ViewDim *kd = x.dim(d.k), *ld = x.dim(d.lane);
   PackedLanes out{to, kd ? kd->limit : nullptr, ld ? ld->limit : nullptr};
@@ -133,7 +136,7 @@ PackedLanes Emitter::pack_lanes(const View& x, const DotPlan& d, std::int64_t k_
   // The packed form of a vector: f32, or the bits of bf16.
   auto convert = [&](Value* raw) -> Value* {
     if (!d.pairs) return to_compute(raw, x.dtype, x.wide_storage);
-    return x.wide_storage ? emit_narrow(b_, raw, DType::bf16, cpu_) : raw;
+    return x.wide_storage ? math_.narrow(b_, raw, DType::bf16) : raw;
   };
   auto at = [&](Value* p, Value* step, Value* lane) {  // element of a panel
     Value* o = b_.CreateMul(b_.CreateAdd(b_.CreateMul(p, c64(steps)), step), c64(panel));
@@ -149,7 +152,7 @@ PackedLanes Emitter::pack_lanes(const View& x, const DotPlan& d, std::int64_t k_
       Value* p = b_.CreateUDiv(group, c64(plan_.micro.vectors));
       Value* lane = b_.CreateMul(b_.CreateURem(group, c64(plan_.micro.vectors)), c64(w));
       loop(c64(0), strips, w * pair, [&](Value* k) {
-        Value* inside = out.k_limit            ? lane_mask(k, out.k_limit, w * pair)
+        Value* inside = out.k_limit             ? lane_mask(k, out.k_limit, w * pair)
                         : k_extent % (w * pair) ? lane_mask(k, c64(k_extent), w * pair)
                                                 : nullptr;
         std::vector<Value*> rows;
@@ -166,7 +169,8 @@ PackedLanes Emitter::pack_lanes(const View& x, const DotPlan& d, std::int64_t k_
         transpose(rows);
         Value* step = b_.CreateUDiv(k, c64(pair));
         for (int r = 0; r < w; ++r)
-          b_.CreateAlignedStore(rows[static_cast<std::size_t>(r)], at(p, b_.CreateAdd(step, c64(r)), lane), llvm::Align(4));
+          b_.CreateAlignedStore(rows[static_cast<std::size_t>(r)], at(p, b_.CreateAdd(step, c64(r)), lane),
+                                llvm::Align(4));
       });
     });
     return out;
@@ -177,12 +181,13 @@ PackedLanes Emitter::pack_lanes(const View& x, const DotPlan& d, std::int64_t k_
   loop(c64(0), k_end, 1, [&](Value* step) {
     std::vector<Line> lines;
     for (int j = 0; j < pair; ++j)
-      lines.push_back(line(x, d.k, b_.CreateAdd(b_.CreateMul(step, c64(pair)), c64(j)), k_extent % (unroll * pair) != 0));
+      lines.push_back(
+          line(x, d.k, b_.CreateAdd(b_.CreateMul(step, c64(pair)), c64(j)), k_extent % (unroll * pair) != 0));
     loop(c64(0), panels, 1, [&](Value* p) {
       for (int v = 0; v < plan_.micro.vectors; ++v) {
         Value* first = b_.CreateAdd(b_.CreateMul(p, c64(panel)), c64(v * w));
-        Value* inside = !ld           ? lane_mask(first, c64(1), w)
-                        : ld->limit   ? lane_mask(first, ld->limit, w)
+        Value* inside = !ld              ? lane_mask(first, c64(1), w)
+                        : ld->limit      ? lane_mask(first, ld->limit, w)
                         : extent % panel ? lane_mask(first, c64(extent), w)
                                          : nullptr;
         std::vector<Value*> rows;
@@ -217,7 +222,9 @@ PackedRows Emitter::pack_rows(const View& y, const DotPlan& d, std::int64_t k_ex
   llvm::Type* element = y.wide_storage ? buffer_type(y.dtype) : tensor_type(y.dtype);
 
   // f32 with fixed strides and nothing outside: broadcast from where it lies, as far as whole rounds go.
-  auto fixed = [](const ViewDim* v) { return v && v->indices < 0 && !v->limit && llvm::isa<llvm::ConstantInt>(v->stride); };
+  auto fixed = [](const ViewDim* v) {
+    return v && v->indices < 0 && !v->limit && llvm::isa<llvm::ConstantInt>(v->stride);
+  };
   if (!d.pairs && element->isFloatTy() && fixed(kd) && fixed(rd) && k_extent % unroll == 0) {
     out.base = y.base;
     out.k_stride = llvm::cast<llvm::ConstantInt>(kd->stride)->getSExtValue();
@@ -230,7 +237,7 @@ PackedRows Emitter::pack_rows(const View& y, const DotPlan& d, std::int64_t k_ex
   const std::int64_t steps = round_up(k_extent, w * pair) / pair;
   auto convert = [&](Value* raw) -> Value* {
     if (!d.pairs) return to_compute(raw, y.dtype, y.wide_storage);
-    return y.wide_storage ? emit_narrow(b_, raw, DType::bf16, cpu_) : raw;
+    return y.wide_storage ? math_.narrow(b_, raw, DType::bf16) : raw;
   };
   if (kd && kd->unit) {  // k is contiguous: [row][k]
     out.row_stride = steps;
@@ -240,7 +247,7 @@ PackedRows Emitter::pack_rows(const View& y, const DotPlan& d, std::int64_t k_ex
     loop(c64(0), rows, 1, [&](Value* m) {
       const Line l = line(y, d.row, m, false);
       loop(c64(0), strips, w * pair, [&](Value* k) {
-        Value* mask = out.k_limit            ? lane_mask(k, out.k_limit, w * pair)
+        Value* mask = out.k_limit             ? lane_mask(k, out.k_limit, w * pair)
                       : k_extent % (w * pair) ? lane_mask(k, c64(k_extent), w * pair)
                                               : nullptr;
         if (l.exists) mask = mask ? b_.CreateAnd(mask, splat(l.exists, w * pair)) : splat(l.exists, w * pair);
@@ -259,12 +266,13 @@ PackedRows Emitter::pack_rows(const View& y, const DotPlan& d, std::int64_t k_ex
   loop(c64(0), k_end, 1, [&](Value* step) {
     std::vector<Line> lines;
     for (int j = 0; j < pair; ++j)
-      lines.push_back(line(y, d.k, b_.CreateAdd(b_.CreateMul(step, c64(pair)), c64(j)), k_extent % (unroll * pair) != 0));
+      lines.push_back(
+          line(y, d.k, b_.CreateAdd(b_.CreateMul(step, c64(pair)), c64(j)), k_extent % (unroll * pair) != 0));
     loop(c64(0), c64(padded), w, [&](Value* m) {
-      Value* inside = !rd           ? lane_mask(m, c64(1), w)
-                      : rd->limit   ? lane_mask(m, rd->limit, w)
-                      : extent % w  ? lane_mask(m, c64(extent), w)
-                                    : nullptr;
+      Value* inside = !rd          ? lane_mask(m, c64(1), w)
+                      : rd->limit  ? lane_mask(m, rd->limit, w)
+                      : extent % w ? lane_mask(m, c64(extent), w)
+                                   : nullptr;
       std::vector<Value*> rows;
       for (const Line& l : lines) {
         Value* mask = inside;
@@ -304,7 +312,7 @@ void Emitter::micro_kernel(const Micro& m, Value* panel, Value* row, int rows) {
   Carried init(static_cast<std::size_t>(rows * nv), llvm::Constant::getNullValue(vec));
   init.push_back(x);
   init.push_back(y);
-  Carried acc = loop(c64(0), m.k_steps, unroll, init, [&](Value*, const Carried& now) {
+  Carried acc = counted_loop(b_, c64(0), m.k_steps, c64(unroll), init, [&](Value*, const Carried& now) {
     Carried next = now;
     Value *xp = now[now.size() - 2], *yp = now[now.size() - 1];
     for (int u = 0; u < unroll; ++u) {
@@ -319,7 +327,8 @@ void Emitter::micro_kernel(const Micro& m, Value* panel, Value* row, int rows) {
         if (m.pairs) one = b_.CreateBitCast(one, pair_vec);
         for (int v = 0; v < nv; ++v) {
           Value*& a = next[static_cast<std::size_t>(r * nv + v)];
-          a = m.pairs ? b_.CreateIntrinsic(llvm::Intrinsic::x86_avx512bf16_dpbf16ps_512, {}, {a, xs[static_cast<std::size_t>(v)], one})
+          a = m.pairs ? b_.CreateIntrinsic(llvm::Intrinsic::x86_avx512bf16_dpbf16ps_512, {},
+                                           {a, xs[static_cast<std::size_t>(v)], one})
                       : emit_fma(b_, xs[static_cast<std::size_t>(v)], one, a, cpu_);
         }
       }
@@ -349,7 +358,8 @@ void Emitter::zero_tile(Value* base, std::int64_t elements) {
 void Emitter::emit_dot(const Op& op) {
   const DotPlan d = plan_.dot(op);
   const ValueId v = op.results[0];
-  const ValueId wide = op.operands[static_cast<std::size_t>(d.wide)], narrow = op.operands[static_cast<std::size_t>(1 - d.wide)];
+  const ValueId wide = op.operands[static_cast<std::size_t>(d.wide)],
+                narrow = op.operands[static_cast<std::size_t>(1 - d.wide)];
   const std::int64_t k_extent = p_.type(wide).extent(d.k);
   const std::int64_t lane_extent = d.lane >= 0 ? p_.type(wide).extent(d.lane) : 1;
   const std::int64_t row_extent = d.row >= 0 ? p_.type(narrow).extent(d.row) : 1;
@@ -365,10 +375,9 @@ void Emitter::emit_dot(const Op& op) {
   if (add) {
     const ValueId acc = op.operands[2];
     for (const Op* user : plan_.users(v))
-      in_place = in_place || (user->kind == OpKind::yield && !plan_.def(acc) && plan_.uses(acc) == 1 && plan_.uses(v) == 1 &&
-                              grows_.contains(acc));
-    if (in_place)
-      r.base = rep(acc).base;
+      in_place = in_place || (user->kind == OpKind::yield && !plan_.def(acc) && plan_.uses(acc) == 1 &&
+                              plan_.uses(v) == 1 && grows_.contains(acc));
+    if (in_place) r.base = rep(acc).base;
   }
   if (!in_place) r.base = allocate(r.layout.elements * 4);
   if (add && !in_place) {
@@ -404,15 +413,18 @@ void Emitter::emit_dot(const Op& op) {
   if (thin) out = allocate(row_extent * panel * 4);
   const bool adds = add && !thin;
   if (!adds && (x.limit || y.limit)) zero_tile(out, row_extent * out_stride);
-  const Micro m{x, y, d.pairs, steps, b_.CreateUDiv(bound(k_limit, k_extent, unroll * pair), c64(pair)), out, out_stride, adds};
+  const Micro m{x,   y,          d.pairs, steps, b_.CreateUDiv(bound(k_limit, k_extent, unroll * pair), c64(pair)),
+                out, out_stride, adds};
   loop(c64(0), b_.CreateUDiv(bound(x.limit, lane_extent, panel), c64(panel)), 1, [&](Value* p) {
     const std::int64_t full = row_extent / rows * rows;
     const int rest = static_cast<int>(row_extent - full);
-    if (full) loop(c64(0), y.limit ? min64(y.limit, c64(full)) : c64(full), rows, [&](Value* row) { micro_kernel(m, p, row, rows); });
+    if (full)
+      loop(c64(0), y.limit ? min64(y.limit, c64(full)) : c64(full), rows,
+           [&](Value* row) { micro_kernel(m, p, row, rows); });
     if (rest) {
       auto tail = [&] { micro_kernel(m, p, c64(full), rest); };
       if (y.limit)
-        branch(b_.CreateICmpSGT(y.limit, c64(full)), tail);
+        emit_branch(b_, b_.CreateICmpSGT(y.limit, c64(full)), tail);
       else
         tail();
     }

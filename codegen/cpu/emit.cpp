@@ -1,5 +1,5 @@
-// The CPU emitter: the function around a program, its regions and loops, loads, stores and reductions. A dot has its own
-// file (dot.cpp), values at one point too (emit_point.cpp).
+// The CPU emitter: the function around a program, its regions and loops, loads, stores and reductions. A dot has its
+// own file (dot.cpp), values at one point too (emit_point.cpp).
 #include "codegen/cpu/emit.h"
 
 #include <fmt/format.h>
@@ -16,8 +16,14 @@ using ir::ValueId;
 using llvm::Value;
 
 Emitter::Emitter(const ir::Program& p, const Schedule& schedule, const CpuInfo& cpu, llvm::Module& module)
-    : p_(p), schedule_(schedule), cpu_(cpu), plan_(p, micro_shape(cpu, schedule), cpu.bf16_dot), module_(module),
-      context_(module.getContext()), b_(context_), reps_(p.values.size()) {}
+    : p_(p),
+      schedule_(schedule),
+      cpu_(cpu),
+      plan_(p, micro_shape(cpu, schedule), cpu.bf16_dot),
+      module_(module),
+      context_(module.getContext()),
+      b_(context_),
+      reps_(p.values.size()) {}
 
 std::size_t Emitter::run(const std::string& name) {
   llvm::Type *ptr = b_.getPtrTy(), *i64 = b_.getInt64Ty();
@@ -36,7 +42,7 @@ std::size_t Emitter::run(const std::string& name) {
   std::vector<const Op*> grid;
   for (const Op& op : p_.body.ops)
     if (op.kind == OpKind::parallel) grid.push_back(&op);
-  loop(fn_->getArg(1), fn_->getArg(2), 1, {}, [&](Value* instance, const Carried&) {
+  counted_loop(b_, fn_->getArg(1), fn_->getArg(2), c64(1), {}, [&](Value* instance, const Carried&) {
     // The last `parallel` varies fastest.
     Value* rest = instance;
     for (std::size_t g = grid.size(); g-- > 0;) {
@@ -120,7 +126,8 @@ void Emitter::materialize(ValueId v, Value* base, const Layout& layout) {
     x = to_buffer(splat(x, pt.lane >= 0 ? pt.width : 1), t.dtype);
     Value* offset = c64(0);
     for (std::size_t i = 0; i < layout.axes.size(); ++i)
-      offset = b_.CreateAdd(offset, b_.CreateMul(pt.index[static_cast<std::size_t>(layout.axes[i])], c64(layout.strides[i])));
+      offset = b_.CreateAdd(offset,
+                            b_.CreateMul(pt.index[static_cast<std::size_t>(layout.axes[i])], c64(layout.strides[i])));
     store_vector(x, element_ptr(element, base, offset), nullptr);
   });
 }
@@ -339,7 +346,7 @@ void Emitter::operation(const Op& op) {
     case OpKind::when: {
       const std::int64_t mark = scratch_now_;
       Memo memo;
-      branch(eval(op.operands[0], scalar_point(), memo), [&] { region(op.regions[0]); });
+      emit_branch(b_, eval(op.operands[0], scalar_point(), memo), [&] { region(op.regions[0]); });
       scratch_now_ = mark;
       return;
     }
@@ -396,8 +403,9 @@ void Emitter::emit_loop(const Op& op) {
   const std::int64_t slot = op.list >= 0 ? list_slot(p_, op.list) : 0;
   const bool row = op.over == LoopOver::row;
   auto load32 = [&](std::int64_t array, Value* at) {
-    return b_.CreateSExt(b_.CreateLoad(b_.getInt32Ty(), b_.CreateGEP(b_.getInt32Ty(), pointer_argument(slot + array), at)),
-                         b_.getInt64Ty());
+    return b_.CreateSExt(
+        b_.CreateLoad(b_.getInt32Ty(), b_.CreateGEP(b_.getInt32Ty(), pointer_argument(slot + array), at)),
+        b_.getInt64Ty());
   };
   if (op.over == LoopOver::axis) {
     end = block_count(op.axis, op.extent);
@@ -411,15 +419,15 @@ void Emitter::emit_loop(const Op& op) {
       end = load32(row ? 3 : 5, b_.CreateAdd(number, c64(1)));
     }
   }
-  Carried last = loop(begin, end, 1, init, [&](Value* i, const Carried& now) {
+  Carried last = counted_loop(b_, begin, end, c64(1), init, [&](Value* i, const Carried& now) {
     if (op.list < 0) {
       rep(body.args[0]) = make_block(op.axis, op.extent, i);
     } else {
       const ir::ListInfo& l = p_.lists[static_cast<std::size_t>(op.list)];
       Value* k = load32(row ? 4 : 6, i);
       rep(body.args[0]).number = k;
-      rep(body.args[1]) = make_block(row ? l.column_axis : l.row_axis, row ? l.column_extent : l.row_extent,
-                                     load32(row ? 2 : 1, k));
+      rep(body.args[1]) =
+          make_block(row ? l.column_axis : l.row_axis, row ? l.column_extent : l.row_extent, load32(row ? 2 : 1, k));
     }
     std::size_t at = 0;
     for (std::size_t c = 0; c < count; ++c) {

@@ -10,21 +10,22 @@
 
 #include "codegen/cpu/math.h"
 #include "codegen/cpu/plan.h"
+#include "codegen/emit.h"
 #include "codegen/llvm.h"
 #include "lib/ir/ir.h"
 
 namespace kerf::codegen::cpu {
 
-/// One axis of something in memory, as seen from a tile: element i of the tile lies at i * stride, or where the index tile
-/// says; only the first `limit` exist.
+/// One axis of something in memory, as seen from a tile: element i of the tile lies at i * stride, or where the index
+/// tile says; only the first `limit` exist.
 struct ViewDim {
   int axis = -1;
   std::int64_t extent = 0;
-  llvm::Value* stride = nullptr;     // elements, i64
-  llvm::Value* limit = nullptr;      // i64 in [0, extent]; null: all exist
-  ir::ValueId indices = -1;          // gather: a tile of indices, in memory
-  llvm::Value* size = nullptr;       // gather: indices outside [0, size) do not exist
-  bool unit = false;                 // stride is 1
+  llvm::Value* stride = nullptr;  // elements, i64
+  llvm::Value* limit = nullptr;   // i64 in [0, extent]; null: all exist
+  ir::ValueId indices = -1;       // gather: a tile of indices, in memory
+  llvm::Value* size = nullptr;    // gather: indices outside [0, size) do not exist
+  bool unit = false;              // stride is 1
 };
 /// A tile in a tensor, a packed tile or a buffer, not copied.
 struct View {
@@ -48,6 +49,24 @@ struct PackedRows {
   llvm::Value* k_limit = nullptr;
   llvm::Value* limit = nullptr;
   std::int64_t row_stride = 0, k_stride = 0;  // in elements of one step (pair elements of the packed type)
+};
+
+/// math.h as codegen/emit.h wants it.
+class CpuMath final : public Math {
+ public:
+  explicit CpuMath(const CpuInfo& cpu) : cpu_(cpu) {}
+  using B = llvm::IRBuilder<>;
+  using V = llvm::Value*;
+  V exp(B& b, V x) const override { return emit_exp(b, x, cpu_); }
+  V log(B& b, V x) const override { return emit_log(b, x, cpu_); }
+  V tanh(B& b, V x) const override { return emit_tanh(b, x, cpu_); }
+  V max(B& b, V x, V y) const override { return emit_max(b, x, y); }
+  V min(B& b, V x, V y) const override { return emit_min(b, x, y); }
+  V widen(B& b, V bits, DType from) const override { return emit_widen(b, bits, from, cpu_); }
+  V narrow(B& b, V x, DType to) const override { return emit_narrow(b, x, to, cpu_); }
+
+ private:
+  const CpuInfo& cpu_;
 };
 
 class Emitter {
@@ -84,9 +103,8 @@ class Emitter {
   Value* iota(llvm::Type* element, int width);
   Value* min64(Value* x, Value* y);
   Value* clamp64(Value* x, Value* low, Value* high);
-  llvm::Type* compute_type(DType t, int width);  // in registers
-  llvm::Type* buffer_type(DType t);              // one element in scratch
-  llvm::Type* tensor_type(DType t);              // one element in a tensor
+  llvm::Type* buffer_type(DType t);  // one element in scratch
+  llvm::Type* tensor_type(DType t);  // one element in a tensor
   std::int64_t buffer_bytes(DType t);
   Value* element_ptr(llvm::Type* element, Value* base, Value* offset);
   Value* argument(std::int64_t slot);
@@ -95,14 +113,9 @@ class Emitter {
   Value* axis_size(int axis);
   Value* block_count(int axis, std::int64_t extent);
   Rep make_block(int axis, std::int64_t extent, Value* number);
-  using Carried = std::vector<Value*>;
-  Carried loop(Value* begin, Value* end, std::int64_t step, const Carried& init,
-               const std::function<Carried(Value*, const Carried&)>& body);
   void loop(Value* begin, Value* end, std::int64_t step, const std::function<void(Value*)>& body);
-  void branch(Value* condition, const std::function<void()>& body);
   /// Lanes start..start+width below limit.
   Value* lane_mask(Value* start, Value* limit, int width);
-  Value* const_number(DType t, double x);
 
   // Values at a point (emit_point.cpp)
   Value* eval(ir::ValueId v, const Point& pt, Memo& memo);
@@ -110,7 +123,6 @@ class Emitter {
   Value* eval_op(const ir::Op& op, const Point& pt, Memo& memo);
   Value* eval_memory(const Rep& rep, DType dtype, const Point& pt);
   Value* eval_view(const View& view, const Point& pt);
-  Value* eval_cast(Value* x, DType from, DType to);
   Value* load_vector(llvm::Type* element, Value* ptr, int width, Value* mask, Value* otherwise);
   void store_vector(Value* x, Value* ptr, Value* mask);
   Value* to_compute(Value* raw, DType t, bool wide_storage);
@@ -142,7 +154,6 @@ class Emitter {
   void each_point(const std::vector<ir::AxisExtent>& axes, const std::function<void(const Point&)>& body);
   Point scalar_point();
   Value* horizontal(ir::OpKind kind, Value* x);
-  Value* combine(ir::OpKind kind, Value* x, Value* y);
 
   // Dots (dot.cpp)
   void emit_dot(const ir::Op& op);
@@ -156,8 +167,8 @@ class Emitter {
     const PackedLanes& x;
     const PackedRows& y;
     bool pairs;
-    std::int64_t steps;      // of one packed panel
-    Value* k_steps;          // to do, a multiple of the unrolling
+    std::int64_t steps;  // of one packed panel
+    Value* k_steps;      // to do, a multiple of the unrolling
     Value* out;
     std::int64_t out_stride;
     bool add;
@@ -177,6 +188,7 @@ class Emitter {
   const ir::Program& p_;
   const Schedule& schedule_;
   CpuInfo cpu_;
+  CpuMath math_{cpu_};
   Plan plan_;
   llvm::Module& module_;
   llvm::LLVMContext& context_;

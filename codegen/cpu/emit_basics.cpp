@@ -37,16 +37,8 @@ Value* Emitter::clamp64(Value* x, Value* low, Value* high) {
   return min64(x, high);
 }
 
-llvm::Type* Emitter::compute_type(DType t, int width) {
-  llvm::Type* e = t == DType::i32       ? static_cast<llvm::Type*>(b_.getInt32Ty())
-                  : t == DType::i64     ? b_.getInt64Ty()
-                  : t == DType::boolean ? b_.getInt1Ty()
-                                        : b_.getFloatTy();
-  return width == 1 ? e : static_cast<llvm::Type*>(llvm::FixedVectorType::get(e, static_cast<unsigned>(width)));
-}
-
 llvm::Type* Emitter::buffer_type(DType t) {
-  return t == DType::boolean ? static_cast<llvm::Type*>(b_.getInt8Ty()) : compute_type(t, 1);
+  return t == DType::boolean ? static_cast<llvm::Type*>(b_.getInt8Ty()) : register_type(b_, t);
 }
 
 llvm::Type* Emitter::tensor_type(DType t) {
@@ -63,7 +55,8 @@ Value* Emitter::argument(std::int64_t slot) {
   auto& v = arguments_[slot];
   if (!v) {  // loaded once, in the entry block, so that it reaches everything
     llvm::IRBuilder<> at(&fn_->getEntryBlock(), fn_->getEntryBlock().begin());
-    v = at.CreateLoad(at.getInt64Ty(), at.CreateInBoundsGEP(at.getInt64Ty(), args_, at.getInt64(static_cast<std::uint64_t>(slot))));
+    v = at.CreateLoad(at.getInt64Ty(),
+                      at.CreateInBoundsGEP(at.getInt64Ty(), args_, at.getInt64(static_cast<std::uint64_t>(slot))));
   }
   return v;
 }
@@ -95,33 +88,6 @@ Emitter::Rep Emitter::make_block(int axis, std::int64_t extent, Value* number) {
   return r;
 }
 
-Emitter::Carried Emitter::loop(Value* begin, Value* end, std::int64_t step, const Carried& init,
-                               const std::function<Carried(Value*, const Carried&)>& body) {
-  llvm::BasicBlock* before = b_.GetInsertBlock();
-  auto* head = llvm::BasicBlock::Create(context_, "head", fn_);
-  auto* inside = llvm::BasicBlock::Create(context_, "body", fn_);
-  auto* after = llvm::BasicBlock::Create(context_, "after", fn_);
-  b_.CreateBr(head);
-  b_.SetInsertPoint(head);
-  llvm::PHINode* i = b_.CreatePHI(b_.getInt64Ty(), 2);
-  i->addIncoming(begin, before);
-  std::vector<llvm::PHINode*> phis;
-  Carried carried;
-  for (Value* x : init) {
-    phis.push_back(b_.CreatePHI(x->getType(), 2));
-    phis.back()->addIncoming(x, before);
-    carried.push_back(phis.back());
-  }
-  b_.CreateCondBr(b_.CreateICmpSLT(i, end), inside, after);
-  b_.SetInsertPoint(inside);
-  Carried next = body(i, carried);
-  i->addIncoming(b_.CreateAdd(i, c64(step), "", true, true), b_.GetInsertBlock());
-  for (std::size_t k = 0; k < phis.size(); ++k) phis[k]->addIncoming(next[k], b_.GetInsertBlock());
-  b_.CreateBr(head);
-  b_.SetInsertPoint(after);
-  return carried;
-}
-
 void Emitter::loop(Value* begin, Value* end, std::int64_t step, const std::function<void(Value*)>& body) {
   auto* first = llvm::dyn_cast<llvm::ConstantInt>(begin);
   auto* last = llvm::dyn_cast<llvm::ConstantInt>(end);
@@ -129,20 +95,10 @@ void Emitter::loop(Value* begin, Value* end, std::int64_t step, const std::funct
     if (first->getSExtValue() < last->getSExtValue()) body(begin);
     return;
   }
-  loop(begin, end, step, {}, [&](Value* i, const Carried&) {
+  counted_loop(b_, begin, end, c64(step), {}, [&](Value* i, const Carried&) {
     body(i);
     return Carried{};
   });
-}
-
-void Emitter::branch(Value* condition, const std::function<void()>& body) {
-  auto* inside = llvm::BasicBlock::Create(context_, "then", fn_);
-  auto* after = llvm::BasicBlock::Create(context_, "done", fn_);
-  b_.CreateCondBr(condition, inside, after);
-  b_.SetInsertPoint(inside);
-  body();
-  b_.CreateBr(after);
-  b_.SetInsertPoint(after);
 }
 
 Value* Emitter::lane_mask(Value* start, Value* limit, int width) {
@@ -150,15 +106,10 @@ Value* Emitter::lane_mask(Value* start, Value* limit, int width) {
   return b_.CreateICmpULT(iota(b_.getInt32Ty(), width), splat(b_.CreateTrunc(left, b_.getInt32Ty()), width));
 }
 
-Value* Emitter::const_number(DType t, double x) {
-  if (is_float(t)) return llvm::ConstantFP::get(b_.getFloatTy(), x);
-  if (t == DType::boolean) return b_.getInt1(x != 0);
-  return llvm::ConstantInt::get(compute_type(t, 1), static_cast<std::uint64_t>(static_cast<std::int64_t>(x)), true);
-}
-
 std::int64_t tensor_slot(const ir::Program& p, int tensor) {
   std::int64_t slot = static_cast<std::int64_t>(p.axes.size());
-  for (int t = 0; t < tensor; ++t) slot += 1 + static_cast<std::int64_t>(p.tensors[static_cast<std::size_t>(t)].axes.size());
+  for (int t = 0; t < tensor; ++t)
+    slot += 1 + static_cast<std::int64_t>(p.tensors[static_cast<std::size_t>(t)].axes.size());
   return slot;
 }
 

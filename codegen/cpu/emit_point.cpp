@@ -1,6 +1,6 @@
 // A tile value at one point: a scalar, or a vector where the value has the axis that runs over lanes. Elementwise
-// operations become one LLVM instruction per operand pair; loads become masked vector loads, or gathers when lanes do not
-// lie side by side.
+// operations become one LLVM instruction per operand pair; loads become masked vector loads, or gathers when lanes do
+// not lie side by side.
 #include "codegen/cpu/emit.h"
 #include "codegen/cpu/jit.h"
 #include "kerf/error.h"
@@ -36,19 +36,19 @@ void Emitter::store_vector(Value* x, Value* ptr, Value* mask) {
   if (!mask)
     b_.CreateAlignedStore(x, ptr, align);
   else if (width_of(x) == 1)
-    branch(mask, [&] { b_.CreateAlignedStore(x, ptr, align); });
+    emit_branch(b_, mask, [&] { b_.CreateAlignedStore(x, ptr, align); });
   else
     b_.CreateMaskedStore(x, ptr, align, mask);
 }
 
 Value* Emitter::to_compute(Value* raw, DType t, bool wide_storage) {
   if (t == DType::boolean) return b_.CreateICmpNE(raw, llvm::Constant::getNullValue(raw->getType()));
-  if ((t == DType::bf16 || t == DType::f16) && !wide_storage) return emit_widen(b_, raw, t, cpu_);
+  if ((t == DType::bf16 || t == DType::f16) && !wide_storage) return math_.widen(b_, raw, t);
   return raw;
 }
 
 Value* Emitter::to_tensor(Value* x, DType t) {
-  if (t == DType::bf16 || t == DType::f16) return emit_narrow(b_, x, t, cpu_);
+  if (t == DType::bf16 || t == DType::f16) return math_.narrow(b_, x, t);
   return to_buffer(x, t);
 }
 
@@ -67,8 +67,8 @@ Value* Emitter::index_of(ValueId indices, const Point& pt) {
 }
 
 Value* Emitter::view_offset(const View& view, const Point& pt, Value*& exists, bool& contiguous) {
-  Value* offset = c64(0);    // the same for all lanes
-  Value* lanes = nullptr;    // the part that differs, when lanes do not lie side by side
+  Value* offset = c64(0);  // the same for all lanes
+  Value* lanes = nullptr;  // the part that differs, when lanes do not lie side by side
   exists = nullptr;
   contiguous = pt.lane >= 0;
   auto also = [&](Value* condition) {
@@ -125,14 +125,18 @@ Value* Emitter::eval_view(const View& view, const Point& pt) {
   Value* offset = view_offset(view, pt, exists, contiguous);
   llvm::Type* element = view.wide_storage ? buffer_type(view.dtype) : tensor_type(view.dtype);
   // The fill in the element's own form.
-  Value* fill = const_number(view.dtype, view.fill);
+  Value* fill = register_constant(b_, view.dtype, view.fill);
   fill = view.wide_storage ? to_buffer(fill, view.dtype) : to_tensor(fill, view.dtype);
   Value* raw = nullptr;
   if (offset->getType()->isVectorTy()) {
     Value* ptrs = b_.CreateGEP(element, view.base, offset);
-    Value* mask = exists ? splat(exists, pt.width) : llvm::ConstantInt::getTrue(llvm::FixedVectorType::get(b_.getInt1Ty(), static_cast<unsigned>(pt.width)));
+    Value* mask =
+        exists
+            ? splat(exists, pt.width)
+            : llvm::ConstantInt::getTrue(llvm::FixedVectorType::get(b_.getInt1Ty(), static_cast<unsigned>(pt.width)));
     auto* type = llvm::FixedVectorType::get(element, static_cast<unsigned>(pt.width));
-    raw = b_.CreateMaskedGather(type, ptrs, llvm::Align(element->getPrimitiveSizeInBits() / 8), mask, splat(fill, pt.width));
+    raw = b_.CreateMaskedGather(type, ptrs, llvm::Align(element->getPrimitiveSizeInBits() / 8), mask,
+                                splat(fill, pt.width));
   } else {
     const int w = contiguous ? pt.width : 1;
     Value* ptr = b_.CreateGEP(element, view.base, offset);
@@ -151,7 +155,8 @@ Value* Emitter::eval_memory(const Rep& r, DType dtype, const Point& pt) {
     lane = lane || axis == pt.lane;
   }
   llvm::Type* element = buffer_type(dtype);
-  return to_compute(load_vector(element, element_ptr(element, r.base, offset), lane ? pt.width : 1, nullptr, nullptr), dtype, true);
+  return to_compute(load_vector(element, element_ptr(element, r.base, offset), lane ? pt.width : 1, nullptr, nullptr),
+                    dtype, true);
 }
 
 Value* Emitter::eval(ValueId v, const Point& pt, Memo& memo) {
@@ -173,23 +178,6 @@ Value* Emitter::eval_new(ValueId v, const Point& pt, Memo& memo) {
   throw InternalError("cpu emitter: a block was used as a tile");
 }
 
-Value* Emitter::eval_cast(Value* x, DType from, DType to) {
-  if (from == to) return x;
-  const int w = width_of(x);
-  llvm::Type* type = compute_type(to, w);
-  if (is_float(to)) {
-    if (from == DType::boolean) x = b_.CreateUIToFP(x, type);
-    else if (!is_float(from)) x = b_.CreateSIToFP(x, type);
-    return to == DType::f32 ? x : emit_widen(b_, emit_narrow(b_, x, to, cpu_), to, cpu_);
-  }
-  if (to == DType::boolean)
-    return is_float(from) ? b_.CreateFCmpUNE(x, llvm::Constant::getNullValue(x->getType()))
-                          : b_.CreateICmpNE(x, llvm::Constant::getNullValue(x->getType()));
-  if (is_float(from)) return b_.CreateIntrinsic(llvm::Intrinsic::fptosi_sat, {type, x->getType()}, {x});
-  if (from == DType::boolean) return b_.CreateZExt(x, type);
-  return b_.CreateSExtOrTrunc(x, type);
-}
-
 Value* Emitter::eval_op(const ir::Op& op, const Point& pt, Memo& memo) {
   const ir::Type& t = p_.type(op.results.at(0));
   // One lane per point when the result lacks the lane axis.
@@ -202,11 +190,8 @@ Value* Emitter::eval_op(const ir::Op& op, const Point& pt, Memo& memo) {
         x.push_back(splat(eval(o, pt, memo), width));
         in = p_.type(o).dtype;
       }
-  const bool real = is_float(in);
   switch (op.kind) {
-    case OpKind::constant:
-      return is_integer(t.dtype) ? llvm::ConstantInt::get(compute_type(t.dtype, 1), static_cast<std::uint64_t>(op.integer), true)
-                                 : const_number(t.dtype, op.number);
+    case OpKind::constant: return register_constant(b_, op, t.dtype);
     case OpKind::splat: return x[0];
     case OpKind::axis_size: return axis_size(op.axis);
     case OpKind::index:
@@ -219,7 +204,7 @@ Value* Emitter::eval_op(const ir::Op& op, const Point& pt, Memo& memo) {
         return width > 1 ? lane_mask(i, block.limit, width) : b_.CreateICmpSLT(i, block.limit);
       }
       Value* first = b_.CreateAdd(b_.CreateMul(block.number, c64(a.extent)), i);
-      llvm::Type* e = compute_type(t.dtype, 1);
+      llvm::Type* e = register_type(b_, t.dtype);
       first = b_.CreateTrunc(first, e);
       return width > 1 ? b_.CreateAdd(splat(first, width), iota(e, width)) : first;
     }
@@ -227,41 +212,8 @@ Value* Emitter::eval_op(const ir::Op& op, const Point& pt, Memo& memo) {
     case OpKind::load_packed: {  // scalars; tiles are views
       return eval_view(*rep(op.results[0]).view, pt);
     }
-    case OpKind::neg: return real ? b_.CreateFNeg(x[0]) : b_.CreateNeg(x[0]);
-    case OpKind::add: return real ? b_.CreateFAdd(x[0], x[1]) : b_.CreateAdd(x[0], x[1]);
-    case OpKind::sub: return real ? b_.CreateFSub(x[0], x[1]) : b_.CreateSub(x[0], x[1]);
-    case OpKind::mul: return real ? b_.CreateFMul(x[0], x[1]) : b_.CreateMul(x[0], x[1]);
-    case OpKind::div: {
-      if (real) return b_.CreateFDiv(x[0], x[1]);
-      // By zero gives 0, by -1 negates: neither reaches the division, which would trap.
-      Value* zero = llvm::Constant::getNullValue(x[1]->getType());
-      Value* minus = llvm::Constant::getAllOnesValue(x[1]->getType());
-      Value* is_zero = b_.CreateICmpEQ(x[1], zero);
-      Value* is_minus = b_.CreateICmpEQ(x[1], minus);
-      Value* safe = b_.CreateSelect(b_.CreateOr(is_zero, is_minus), llvm::ConstantInt::get(x[1]->getType(), 1), x[1]);
-      Value* q = b_.CreateSDiv(x[0], safe);
-      return b_.CreateSelect(is_zero, zero, b_.CreateSelect(is_minus, b_.CreateNeg(x[0]), q));
-    }
-    case OpKind::max: return real ? emit_max(b_, x[0], x[1]) : b_.CreateSelect(b_.CreateICmpSGT(x[0], x[1]), x[0], x[1]);
-    case OpKind::min: return real ? emit_min(b_, x[0], x[1]) : b_.CreateSelect(b_.CreateICmpSLT(x[0], x[1]), x[0], x[1]);
-    case OpKind::exp: return emit_exp(b_, x[0], cpu_);
-    case OpKind::log: return emit_log(b_, x[0], cpu_);
-    case OpKind::tanh: return emit_tanh(b_, x[0], cpu_);
-    case OpKind::sqrt: return b_.CreateUnaryIntrinsic(llvm::Intrinsic::sqrt, x[0]);
-    case OpKind::eq: return real ? b_.CreateFCmpOEQ(x[0], x[1]) : b_.CreateICmpEQ(x[0], x[1]);
-    case OpKind::ne: return real ? b_.CreateFCmpUNE(x[0], x[1]) : b_.CreateICmpNE(x[0], x[1]);
-    case OpKind::lt: return real ? b_.CreateFCmpOLT(x[0], x[1]) : b_.CreateICmpSLT(x[0], x[1]);
-    case OpKind::le: return real ? b_.CreateFCmpOLE(x[0], x[1]) : b_.CreateICmpSLE(x[0], x[1]);
-    case OpKind::gt: return real ? b_.CreateFCmpOGT(x[0], x[1]) : b_.CreateICmpSGT(x[0], x[1]);
-    case OpKind::ge: return real ? b_.CreateFCmpOGE(x[0], x[1]) : b_.CreateICmpSGE(x[0], x[1]);
-    case OpKind::logical_and: return b_.CreateAnd(x[0], x[1]);
-    case OpKind::logical_or: return b_.CreateOr(x[0], x[1]);
-    case OpKind::logical_not: return b_.CreateNot(x[0]);
-    case OpKind::where: return b_.CreateSelect(x[0], x[1], x[2]);
-    case OpKind::cast: return eval_cast(x[0], in, t.dtype);
-    default: break;
+    default: return emit_elementwise(b_, op, x, in, t.dtype, math_);
   }
-  throw InternalError("cpu emitter: '" + std::string(ir::info(op.kind).text) + "' is not an elementwise operation");
 }
 
 }  // namespace kerf::codegen::cpu

@@ -1,7 +1,8 @@
-// Decisions of the CPU backend. Lanes: a dot wants the operand on lanes that needs no transposition to get there, or else
-// the one that a loop keeps (it is packed once); axes so wanted come first, then axes that are contiguous in memory. The
-// order is one for the whole program, so two tiles over the same axes always agree. Values: what a dot, a reduction or a
-// loop makes has memory; elementwise results are computed where they are used, unless that would repeat much work.
+// Decisions of the CPU backend. Lanes: a dot wants the operand on lanes that needs no transposition to get there, or
+// else the one that a loop keeps (it is packed once); axes so wanted come first, then axes that are contiguous in
+// memory. The order is one for the whole program, so two tiles over the same axes always agree. Values: what a dot, a
+// reduction or a loop makes has memory; elementwise results are computed where they are used, unless that would repeat
+// much work.
 #include "codegen/cpu/plan.h"
 
 #include <algorithm>
@@ -31,8 +32,14 @@ std::int64_t Layout::stride(int axis) const {
 }
 
 Plan::Plan(const ir::Program& p, const MicroShape& micro, bool bf16_dot)
-    : micro(micro), p_(p), bf16_dot_(bf16_dot), defs_(p.values.size()), users_(p.values.size()),
-      value_depth_(p.values.size()), forms_(p.values.size(), Form::other), rank_(p.axes.size()) {
+    : micro(micro),
+      p_(p),
+      bf16_dot_(bf16_dot),
+      defs_(p.values.size()),
+      users_(p.values.size()),
+      value_depth_(p.values.size()),
+      forms_(p.values.size(), Form::other),
+      rank_(p.axes.size()) {
   collect(p.body, 0);
   rank_axes();
   choose_forms();
@@ -84,7 +91,8 @@ void Plan::rank_axes() {
         const Op* d = def(v);
         const OpKind kind = d ? d->kind : OpKind::constant;
         const bool contiguous = own[i] >= 0 && contiguous_axis(v) == own[i];
-        score[i] = (contiguous ? 8 : 0) + (kind == OpKind::take ? 4 : 0) - (kind == OpKind::load_packed ? 2 : 0) + (i == 0);
+        score[i] =
+            (contiguous ? 8 : 0) + (kind == OpKind::take ? 4 : 0) - (kind == OpKind::load_packed ? 2 : 0) + (i == 0);
       }
       const int wide = score[0] >= score[1] ? 0 : 1;
       if (own[wide] >= 0) rank_[static_cast<std::size_t>(own[wide])] += 100000;
@@ -167,8 +175,10 @@ StageForm Plan::stage_form(ValueId staged) const {
       const DotPlan d = dot(*user);
       const bool wide = user->operands[static_cast<std::size_t>(d.wide)] == take->results[0];
       const bool narrow = user->operands[static_cast<std::size_t>(1 - d.wide)] == take->results[0];
-      if (wide == narrow || d.k != p_.type(staged).staged_axis) ++others;
-      else ++(wide ? lanes : rows);
+      if (wide == narrow || d.k != p_.type(staged).staged_axis)
+        ++others;
+      else
+        ++(wide ? lanes : rows);
     }
   if (others || (lanes && rows)) return StageForm::plain;
   return lanes ? StageForm::lanes : rows ? StageForm::rows : StageForm::plain;

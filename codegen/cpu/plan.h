@@ -20,11 +20,11 @@ struct MicroShape {
 
 /// Where an element of a tile lies in its buffer: row-major over `axes`, the lane axis last and padded to full vectors.
 struct Layout {
-  std::vector<int> axes;               // last: the lane axis, if the tile has one
-  std::vector<std::int64_t> extents;   // as in the type
-  std::vector<std::int64_t> strides;   // in elements
-  std::int64_t elements = 1;           // padding included
-  std::int64_t stride(int axis) const; // 0 without it
+  std::vector<int> axes;                // last: the lane axis, if the tile has one
+  std::vector<std::int64_t> extents;    // as in the type
+  std::vector<std::int64_t> strides;    // in elements
+  std::int64_t elements = 1;            // padding included
+  std::int64_t stride(int axis) const;  // 0 without it
 };
 
 /// How a value exists while the program runs.

@@ -1,5 +1,5 @@
-// Reductions of the CPU emitter. Across lanes: one vector per row of lanes, folded at the end in a fixed tree. Along any
-// other axis: each lane on its own, four running results side by side, joined in a fixed order.
+// Reductions of the CPU emitter. Across lanes: one vector per row of lanes, folded at the end in a fixed tree. Along
+// any other axis: each lane on its own, four running results side by side, joined in a fixed order.
 #include "codegen/cpu/emit.h"
 #include "kerf/error.h"
 
@@ -9,16 +9,6 @@ using ir::Op;
 using ir::OpKind;
 using ir::ValueId;
 using llvm::Value;
-
-Value* Emitter::combine(OpKind kind, Value* x, Value* y) {
-  const bool real = x->getType()->isFPOrFPVectorTy();
-  switch (kind) {
-    case OpKind::reduce_sum: return real ? b_.CreateFAdd(x, y) : b_.CreateAdd(x, y);
-    case OpKind::reduce_max: return real ? emit_max(b_, x, y) : b_.CreateSelect(b_.CreateICmpSGT(x, y), x, y);
-    case OpKind::reduce_any: return b_.CreateOr(x, y);
-    default: throw InternalError("cpu emitter: not a reduction");
-  }
-}
 
 namespace {
 /// The upper half of a vector moved down.
@@ -35,7 +25,8 @@ Value* low_half(llvm::IRBuilder<>& b, Value* x, int half) {
 }  // namespace
 
 Value* Emitter::horizontal(OpKind kind, Value* x) {
-  for (int half = cpu_.lanes / 2; half >= 1; half /= 2) x = combine(kind, low_half(b_, x, half), fold_half(b_, x, half));
+  for (int half = cpu_.lanes / 2; half >= 1; half /= 2)
+    x = emit_combine(b_, kind, low_half(b_, x, half), fold_half(b_, x, half), math_);
   return b_.CreateExtractElement(x, b_.getInt64(0));
 }
 
@@ -48,30 +39,12 @@ void Emitter::emit_reduce(const Op& op) {
   const Rep& out = make_memory(result);
   const std::int64_t mark = scratch_now_;
 
-  auto identity = [&]() -> Value* {
-    if (from.dtype == DType::boolean) return b_.getFalse();
-    if (op.kind == OpKind::reduce_sum) return const_number(from.dtype, 0);
-    if (is_float(from.dtype)) return const_number(from.dtype, -inf);
-    llvm::Type* t = compute_type(from.dtype, 1);
-    return llvm::ConstantInt::get(t, llvm::APInt::getSignedMinValue(t->getIntegerBitWidth()));
-  };
-  // Whether y is a better maximum than x; with positions, also when it is equal and comes first.
-  auto better = [&](Value* y, Value* x, Value* y_at, Value* x_at) {
-    Value *more, *same;
-    if (is_float(from.dtype)) {
-      Value *nan_y = b_.CreateFCmpUNO(y, y), *nan_x = b_.CreateFCmpUNO(x, x);
-      more = b_.CreateOr(b_.CreateFCmpOGT(y, x), b_.CreateAnd(nan_y, b_.CreateNot(nan_x)));
-      same = b_.CreateOr(b_.CreateFCmpOEQ(y, x), b_.CreateAnd(nan_y, nan_x));
-    } else {
-      more = b_.CreateICmpSGT(y, x);
-      same = b_.CreateICmpEQ(y, x);
-    }
-    return y_at ? b_.CreateOr(more, b_.CreateAnd(same, b_.CreateICmpSLT(y_at, x_at))) : more;
-  };
+  auto join = [&](Value* x, Value* y) { return emit_combine(b_, op.kind, x, y, math_); };
   auto store = [&](const Point& pt, Value* x) {
     Value* offset = c64(0);
     for (std::size_t i = 0; i < out.layout.axes.size(); ++i)
-      offset = b_.CreateAdd(offset, b_.CreateMul(pt.index[static_cast<std::size_t>(out.layout.axes[i])], c64(out.layout.strides[i])));
+      offset = b_.CreateAdd(
+          offset, b_.CreateMul(pt.index[static_cast<std::size_t>(out.layout.axes[i])], c64(out.layout.strides[i])));
     store_vector(to_buffer(x, to.dtype), element_ptr(buffer_type(to.dtype), out.base, offset), nullptr);
   };
   const auto axis = static_cast<std::size_t>(op.axis);
@@ -80,9 +53,9 @@ void Emitter::emit_reduce(const Op& op) {
     each_point(to.axes, [&](const Point& at) {
       const int width = at.lane >= 0 ? at.width : 1;
       const int chains = !arg && extent % 4 == 0 && extent >= 8 ? 4 : 1;
-      Carried init(static_cast<std::size_t>(chains), splat(identity(), width));
+      Carried init(static_cast<std::size_t>(chains), splat(reduction_identity(b_, op.kind, from.dtype), width));
       if (arg) init.push_back(splat(b_.getInt32(0), width));
-      Carried done = loop(c64(0), c64(extent), chains, init, [&](Value* i, const Carried& now) {
+      Carried done = counted_loop(b_, c64(0), c64(extent), c64(chains), init, [&](Value* i, const Carried& now) {
         Carried next;
         for (int k = 0; k < chains; ++k) {
           Point pt = at;
@@ -90,17 +63,17 @@ void Emitter::emit_reduce(const Op& op) {
           Memo memo;
           Value* x = splat(eval(source, pt, memo), width);
           if (!arg) {
-            next.push_back(combine(op.kind, now[static_cast<std::size_t>(k)], x));
+            next.push_back(join(now[static_cast<std::size_t>(k)], x));
             continue;
           }
-          Value* take = better(x, now[0], nullptr, nullptr);
+          Value* take = emit_better(b_, from.dtype, x, now[0], nullptr, nullptr);
           next.push_back(b_.CreateSelect(take, x, now[0]));
           next.push_back(b_.CreateSelect(take, splat(b_.CreateTrunc(i, b_.getInt32Ty()), width), now[1]));
         }
         return next;
       });
       Value* x = arg ? done[1] : done[0];
-      if (chains == 4) x = combine(op.kind, combine(op.kind, done[0], done[1]), combine(op.kind, done[2], done[3]));
+      if (chains == 4) x = join(join(done[0], done[1]), join(done[2], done[3]));
       store(at, x);
     });
     scratch_now_ = mark;
@@ -118,10 +91,10 @@ void Emitter::emit_reduce(const Op& op) {
       });
       return;
     }
-    Value* start = splat(identity(), width);
+    Value* start = splat(reduction_identity(b_, op.kind, from.dtype), width);
     Carried init{start};
     if (arg) init.push_back(iota(b_.getInt32Ty(), width));
-    Carried done = loop(c64(0), c64(extent), width, init, [&](Value* i, const Carried& now) {
+    Carried done = counted_loop(b_, c64(0), c64(extent), c64(width), init, [&](Value* i, const Carried& now) {
       Point pt = at;
       pt.index[axis] = i;
       pt.lane = op.axis;
@@ -129,9 +102,9 @@ void Emitter::emit_reduce(const Op& op) {
       Memo memo;
       Value* x = splat(eval(source, pt, memo), width);
       if (extent % width) x = b_.CreateSelect(lane_mask(i, c64(extent), width), x, start);
-      if (!arg) return Carried{combine(op.kind, now[0], x)};
+      if (!arg) return Carried{join(now[0], x)};
       Value* place = b_.CreateAdd(splat(b_.CreateTrunc(i, b_.getInt32Ty()), width), iota(b_.getInt32Ty(), width));
-      Value* take = better(x, now[0], nullptr, nullptr);
+      Value* take = emit_better(b_, from.dtype, x, now[0], nullptr, nullptr);
       return Carried{b_.CreateSelect(take, x, now[0]), b_.CreateSelect(take, place, now[1])};
     });
     if (!arg) {
@@ -142,7 +115,7 @@ void Emitter::emit_reduce(const Op& op) {
     for (int half = width / 2; half >= 1; half /= 2) {
       Value *x = low_half(b_, best, half), *y = fold_half(b_, best, half);
       Value *x_at = low_half(b_, place, half), *y_at = fold_half(b_, place, half);
-      Value* take = better(y, x, y_at, x_at);
+      Value* take = emit_better(b_, from.dtype, y, x, y_at, x_at);
       best = b_.CreateSelect(take, y, x);
       place = b_.CreateSelect(take, y_at, x_at);
     }
