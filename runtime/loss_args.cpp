@@ -178,7 +178,7 @@ Labels ArgumentCheck::labels(const TensorRef& target, const TensorRef& cu_seqlen
   l.sequences = cu.shape[0] - 1;
   for (std::int64_t i = 0, before = 0; i <= l.sequences; ++i) {
     const std::int64_t at = integer_at(cu, i * cu.strides[0]);
-    if ((i == 0 && at != 0) || at < before || (i == l.sequences && at != rows_))
+    if ((i == 0 && at != 0) || at < before || at > rows_ || (i == l.sequences && at != rows_))
       fail(fmt::format("cu_seqlens[{}] is {} after {}; it must rise from 0 to N = {}", i, at, before, rows_));
     before = at;
   }
@@ -225,7 +225,7 @@ TensorRef ArgumentCheck::grad_c(const TensorRef& t) {
 }
 
 std::byte* ArgumentCheck::workspace(const TensorRef& t, std::size_t needed) {
-  memory("workspace", t, true);
+  if (t.given()) memory("workspace", t, true);
   const auto given = t.given() ? static_cast<std::size_t>(t.elements() * size_of(t.dtype)) : 0;
   if (given < needed)
     fail(fmt::format("workspace has {} bytes; the least that works for {} rows is {} (Plan::workspace_bytes)", given,
