@@ -1,43 +1,16 @@
-// From an LLVM module to machine code: clean up, emit an object, link it into this process through ORC.
+// From an LLVM module to machine code: emit an object, link it into this process through ORC.
 //
 // The object linking layer is used without LLJIT around it: kernels refer to nothing outside their module, so what
 // LLJIT adds (platform set-up, symbols of the process, lookup of frame registration) would only cost time.
 #include <fmt/format.h>
 
+#include "codegen/cpu/diagnostics.h"
 #include "codegen/cpu/target.h"
 #include "kerf/error.h"
 
 namespace kerf::codegen::cpu {
 
 namespace {
-
-/// Collects what LLVM complains about; the default handler would end the process.
-struct Diagnostics : llvm::DiagnosticHandler {
-  explicit Diagnostics(std::string& errors) : errors(errors) {}
-  bool handleDiagnostics(const llvm::DiagnosticInfo& info) override {
-    if (info.getSeverity() == llvm::DS_Error) {
-      llvm::raw_string_ostream out(errors);
-      if (!errors.empty()) out << "; ";
-      llvm::DiagnosticPrinterRawOStream printer(out);
-      info.print(printer);
-    }
-    return true;
-  }
-  std::string& errors;
-};
-
-/// Calls work() and throws InternalError if LLVM reported an error meanwhile.
-template <class F>
-void with_diagnostics(llvm::Module& module, const char* what, F&& work) {
-  std::string errors;
-  llvm::LLVMContext& context = module.getContext();
-  std::unique_ptr<llvm::DiagnosticHandler> before = context.getDiagnosticHandler();
-  context.setDiagnosticHandler(std::make_unique<Diagnostics>(errors));
-  work();
-  context.setDiagnosticHandler(std::move(before));
-  if (!errors.empty())
-    throw InternalError(fmt::format("{}: LLVM could not compile {}: {}", what, module.getName().str(), errors));
-}
 
 void check(llvm::Error error, const std::string& name) {
   if (error)
@@ -98,29 +71,6 @@ class Loaded {
 };
 
 }  // namespace
-
-void optimize(llvm::Module& module, llvm::TargetMachine& machine) {
-  llvm::LoopAnalysisManager loops;
-  llvm::FunctionAnalysisManager functions;
-  llvm::CGSCCAnalysisManager sccs;
-  llvm::ModuleAnalysisManager modules;
-  llvm::PassBuilder builder(&machine);
-  builder.registerModuleAnalyses(modules);
-  builder.registerCGSCCAnalyses(sccs);
-  builder.registerFunctionAnalyses(functions);
-  builder.registerLoopAnalyses(loops);
-  builder.crossRegisterProxies(loops, functions, sccs, modules);
-
-  llvm::FunctionPassManager passes;
-  passes.addPass(llvm::EarlyCSEPass());
-  passes.addPass(llvm::InstCombinePass());
-  passes.addPass(llvm::createFunctionToLoopPassAdaptor(llvm::LICMPass(llvm::LICMOptions()), /*UseMemorySSA=*/true));
-  passes.addPass(llvm::SimplifyCFGPass());
-  with_diagnostics(module, "optimize", [&] {
-    for (llvm::Function& f : module)
-      if (!f.isDeclaration()) passes.run(f, functions);
-  });
-}
 
 void* load(Module module, const std::string& symbol, const Target& target, std::shared_ptr<void>& loaded) {
   const std::unique_ptr<llvm::TargetMachine> machine = make_target_machine(target);
