@@ -126,8 +126,9 @@ std::string Driver::describe(Result result) const {
   return fmt::format("{} ({}, {})", text, name, static_cast<unsigned>(result));
 }
 
-void Driver::fail(Result result, std::string_view call, std::string_view doing, std::string_view more) const {
-  const Meaning m = meaning(result);
+void Driver::fail(Result result, std::string_view call, std::string_view doing, std::string_view more,
+                  Result meant) const {
+  const Meaning m = meaning(meant);
   std::string text = fmt::format("cuda: {}: {} from {}", doing, describe(result), call);
   if (!more.empty()) text += fmt::format("; {}", more);
   if (result == Result::no_device) {

@@ -30,7 +30,12 @@ class Driver {
     if (result != api::Result::success) fail(result, call, doing);
   }
   [[noreturn]] void fail(api::Result result, std::string_view call, std::string_view doing,
-                         std::string_view more = {}) const;
+                         std::string_view more = {}) const {
+    fail(result, call, doing, more, result);
+  }
+  /// `meant`: the result that says more about the cause than the one the driver gave.
+  [[noreturn]] void fail(api::Result result, std::string_view call, std::string_view doing, std::string_view more,
+                         api::Result meant) const;
   /// "out of memory (CUDA_ERROR_OUT_OF_MEMORY, 2)"
   std::string describe(api::Result result) const;
 

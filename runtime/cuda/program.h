@@ -1,0 +1,55 @@
+// One tile program on a device: its code, how a launch's arguments are laid out for it, how many blocks to start.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "codegen/nvptx/ptx.h"
+#include "kerf/kernel.h"
+#include "lib/ir/ir.h"
+#include "runtime/cuda/module.h"
+
+namespace kerf::cuda {
+
+/// Code of a program, loaded. Keeps no reference to the program, which each call is given anew.
+class LoadedCode {
+ public:
+  LoadedCode(std::shared_ptr<const Device> device, const ir::Program& program, const codegen::nvptx::Code& code);
+
+  /// Which tensor cannot be read through the tensor maps that the code wants, and why; empty: all can.
+  std::string unfit(const ir::Program& program, const ir::Bound& bound) const;
+  void launch(const ir::Program& program, const ir::Bound& bound, Stream stream) const;
+  KernelResources resources() const;
+  const std::string& log() const { return module_.log(); }
+
+ private:
+  Module module_;
+  Function function_;
+  std::vector<codegen::nvptx::TensorMap> maps_;
+  std::int64_t argument_words_ = 0;
+};
+
+/// A program compiled for a device. Code that reads through tensor maps (sm_90a) has a second form without them for
+/// tensors that no map can describe, compiled when first needed.
+class CompiledProgram {
+ public:
+  CompiledProgram(std::shared_ptr<const Device> device, const ir::Program& program, const Target& target,
+                  const Schedule& schedule);
+  const Device& device() const { return *device_; }
+  /// Checks that every pointer is memory of the device, then queues the program.
+  void launch(const ir::Program& program, const ir::Bound& bound, Stream stream) const;
+  KernelResources resources() const { return code_.resources(); }
+  const std::string& log() const { return code_.log(); }
+
+ private:
+  std::shared_ptr<const Device> device_;
+  Schedule schedule_;
+  LoadedCode code_;
+  mutable std::once_flag plain_once_;
+  mutable std::unique_ptr<const LoadedCode> plain_;
+};
+
+}  // namespace kerf::cuda
