@@ -130,11 +130,7 @@ class Folder {
     if (of_loop) bound = bound_to_turn(program_, region);
     std::vector<Op> ops;
     for (Op& op : region.ops) {
-      for (ValueId& v : op.operands) {
-        const ValueId now = stands_for_(v);
-        if (now != v) --uses(v), ++uses(now);
-        v = now;
-      }
+      for (ValueId& v : op.operands) v = stands_for_(v);
       for (Region& inner : op.regions) run(inner, op.kind == OpKind::loop);
       simplify(op, bound, ops);
     }
@@ -274,6 +270,9 @@ class Folder {
     for (ValueId v : op.operands) --uses(v);
     if (same) {
       stands_for_.add(result, x);
+      const int taken_over = uses(result);  // by operations further on too, so that x is not taken for used up
+      uses(result) = 0;
+      uses(x) += taken_over;
     } else if (constant) {
       known_[result] = *constant;
       append_constant(program_, ops, result, *constant, op.place);
