@@ -165,6 +165,17 @@ const Op* Plan::stage_dot(ValueId staged) const {
 }
 
 StageForm Plan::stage_form(ValueId staged) const {
+  // Packing knows blocks and lists of indices as subscripts, and zeros outside.
+  const Op& stage = *def(staged);
+  const std::size_t subscripts = p_.tensors[static_cast<std::size_t>(stage.tensor)].axes.size() - 1;
+  for (std::size_t i = 0; i < stage.operands.size(); ++i) {
+    if (i == subscripts) {
+      const Op* fill = def(stage.operands[i]);
+      if (!fill || fill->number != 0 || fill->integer != 0) return StageForm::plain;
+    } else if (p_.type(stage.operands[i]).axes.size() != 1) {
+      return StageForm::plain;
+    }
+  }
   int lanes = 0, rows = 0, others = 0;
   for (const Op* take : users(staged))
     for (const Op* user : users(take->results[0])) {
