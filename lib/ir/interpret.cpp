@@ -4,7 +4,8 @@
 // f32, bf16 and f16 tiles are held as floats (every bf16 and f16 is one), integers and bools as 64-bit integers; i32
 // wraps after every operation. Arithmetic in f32 rounds once per operation. exp, log, tanh are computed in double and
 // rounded once; dot and reduce_sum add up in double, in order, and round once. Of zeros of different sign max and min
-// may give either. Elements outside an axis (padding of its last block) are computed with like all others.
+// may give either. Elements outside an axis (padding of its last block) are computed with like all others; a backend may
+// leave padding that was loaded as 0 out of a dot, which differs only where the other factor is NaN or infinite.
 #include <algorithm>
 #include <array>
 #include <cmath>

@@ -329,7 +329,7 @@ class Generator : RandomOperations {
                                       : p_.loop(x.axis, x.extent, carry(full(r, -inf_), zeros(r)), step);
     const auto n = static_cast<double>(x.size + x.extent);
     const double bound = size + std::log(n + 1);
-    keep({m + log(s), f32, {row}, bound, error * (3 + n) + (n + 16) * 8 * unit * (1 + bound)});
+    keep({where(s == 0, 0, m + log(s)), f32, {row}, bound, error * (3 + n) + (n + 16) * 8 * unit * (1 + bound)});
   }
 
   void when_something() {
