@@ -228,3 +228,42 @@ TEST_CASE("bind: packed tensors") {
   CHECK(list_error_with([](Lists& l) { l.packed.data = l.out.data(); }) ==
         "sums: dz and out overlap in memory, and out is written");
 }
+
+namespace {
+
+/// The launch of the sample on GPU 0 after `change`; nothing that its arguments point to is read.
+std::string gpu_error_with(auto&& change) {
+  Sample s;
+  for (auto& [name, tensor] : s.args.tensors) tensor.device = {DeviceType::cuda, 0};
+  change(s);
+  return usage_error([&] { ir::bind(s.program.ir(), s.args, {DeviceType::cuda, 0}); });
+}
+
+}  // namespace
+
+TEST_CASE("bind: arguments of a GPU kernel lie on its GPU") {
+  CHECK(gpu_error_with([](Sample&) {}) == "no error");
+  CHECK(gpu_error_with([](Sample& s) { s[X].device = {}; }) ==
+        "plus: x is in host memory, the kernel runs on cuda:0; copy it there and name the device in its TensorRef");
+  CHECK(gpu_error_with([](Sample& s) { s[Y].device.ordinal = 1; }) ==
+        "plus: y is in the memory of cuda:1, the kernel runs on cuda:0; copy it there or compile the program for that "
+        "device");
+}
+
+TEST_CASE("bind: sizes that the device knows") {
+  std::int64_t size = 2;
+  const auto bytes = reinterpret_cast<std::byte*>(&size);
+  CHECK(gpu_error_with([&](Sample& s) { s.args.device_sizes = {{"N", &size}}; }) == "no error");
+  CHECK(gpu_error_with([&](Sample& s) {
+          s.args.device_sizes = {{"V", &size}};
+        }) == "plus: there is no axis V; there is N, D");
+  CHECK(gpu_error_with([](Sample& s) {
+          s.args.device_sizes = {{"N", nullptr}};
+        }) == "plus: LaunchArgs::device_sizes: the pointer to the size of N is null");
+  CHECK(gpu_error_with([&](Sample& s) {
+          s.args.device_sizes = {{"N", reinterpret_cast<const std::int64_t*>(bytes + 4)}};
+        }) == "plus: LaunchArgs::device_sizes: the pointer to the size of N is not aligned to 8 bytes");
+  CHECK(error_with([&](Sample& s) {
+          s.args.device_sizes = {{"N", &size}};
+        }) == "plus: LaunchArgs::device_sizes has axis N, and the kernel runs on the CPU");
+}
