@@ -163,11 +163,11 @@ Reference reference_loss(const LossProblem& p, const ReferenceRows& wanted,
   Reference r;
   r.lse.assign(tokens, 0);
   r.loss.assign(tokens, 0);
+  r.g.assign(tokens, 0);
   for (std::int64_t n = 0; n < p.tokens; ++n)
     if (p.target[n] != p.ignore_index) r.valid.push_back(n);
   const std::vector<double> lse = row_lse(p, r.valid, threads);
 
-  std::vector<double> g(tokens, 0);
   in_pieces(static_cast<std::int64_t>(r.valid.size()), 64, [&](std::int64_t begin, std::int64_t end) {
     std::vector<double> e(static_cast<std::size_t>(p.hidden)), c(e.size());
     for (std::int64_t i = begin; i < end; ++i) {
@@ -177,9 +177,9 @@ Reference reference_loss(const LossProblem& p, const ReferenceRows& wanted,
       const auto row = static_cast<std::size_t>(n);
       r.lse[row] = lse[static_cast<std::size_t>(i)];
       r.loss[row] = r.lse[row] - std::inner_product(e.begin(), e.end(), c.begin(), 0.0);
-      g[row] = p.reduction == Reduction::none   ? p.grad_loss[row]
-               : p.reduction == Reduction::mean ? p.grad_loss[0] / static_cast<double>(r.valid.size())
-                                                : p.grad_loss[0];
+      r.g[row] = p.reduction == Reduction::none   ? p.grad_loss[row]
+                 : p.reduction == Reduction::mean ? p.grad_loss[0] / static_cast<double>(r.valid.size())
+                                                  : p.grad_loss[0];
     }
   });
   r.reduced = std::accumulate(r.loss.begin(), r.loss.end(), 0.0);
@@ -197,10 +197,10 @@ Reference reference_loss(const LossProblem& p, const ReferenceRows& wanted,
   std::vector<std::int64_t> all(static_cast<std::size_t>(p.vocabulary));
   std::iota(all.begin(), all.end(), std::int64_t{0});
   if (de_rows == r.valid && wanted.dc == all) {  // everything: the logits are shared
-    gradients(Tiles(p, r.valid, all, threads), g, r.lse, de.data(), dc_row);
+    gradients(Tiles(p, r.valid, all, threads), r.g, r.lse, de.data(), dc_row);
   } else {
-    gradients(Tiles(p, de_rows, std::move(all), threads), g, r.lse, de.data(), {});
-    gradients(Tiles(p, r.valid, wanted.dc, threads), g, r.lse, nullptr, dc_row);
+    gradients(Tiles(p, de_rows, std::move(all), threads), r.g, r.lse, de.data(), {});
+    gradients(Tiles(p, r.valid, wanted.dc, threads), r.g, r.lse, nullptr, dc_row);
   }
   r.de.assign(wanted.de.size() * static_cast<std::size_t>(p.hidden), 0);
   for (std::size_t i = 0; i < de_at.size(); ++i)

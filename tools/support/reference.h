@@ -39,6 +39,7 @@ struct Reference {
   std::vector<std::int64_t> valid;  // rows that count
   std::vector<double> lse, loss;    // [tokens]
   double reduced = 0;               // the loss of mean (NaN without valid rows) or sum
+  std::vector<double> g;            // [tokens]: upstream gradient with the reduction's factor
   std::vector<double> de;           // [rows asked for, hidden]
 };
 

@@ -1,0 +1,245 @@
+// kerf check: loss, lse, de and dc of the library against the reference in double.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <limits>
+#include <numeric>
+
+#include "tools/kerf/loss_call.h"
+#include "tools/kerf/verbs.h"
+#include "tools/support/compare.h"
+#include "tools/support/reference.h"
+
+namespace kerf::tools {
+namespace {
+
+struct CheckOptions {
+  InputOptions input;
+  bool json = false;
+};
+
+/// N * D * V up to which every row of de and dc is compared; above it a sample.
+constexpr double whole_limit = 1.1e11;
+constexpr std::int64_t sampled_de_rows = 256, sampled_dc_rows = 2048;
+constexpr double loss_tolerance = 1e-5;
+
+double gradient_tolerance(DType dtype) { return dtype == f32 ? 1e-5 : dtype == f16 ? 1e-3 : 4e-3; }
+/// Absolute: 1e-5, or 2 ulp of f32 where that is more.
+double lse_tolerance(double lse) {
+  const auto x = static_cast<float>(std::abs(lse));
+  return std::max(1e-5, 2 * static_cast<double>(std::nextafter(x, std::numeric_limits<float>::infinity()) - x));
+}
+
+/// Which rows are compared, and how many each row of dc stands for.
+struct Sample {
+  ReferenceRows rows;
+  std::vector<double> dc_weight;
+  std::string text;  // what was sampled; empty: all rows are compared
+};
+
+std::vector<std::int64_t> choose(std::vector<std::int64_t> from, std::int64_t count, Random random) {
+  const auto size = static_cast<std::int64_t>(from.size());
+  count = std::min(count, size);
+  for (std::int64_t i = 0; i < count; ++i)
+    std::swap(from[static_cast<std::size_t>(i)], from[static_cast<std::size_t>(i + random.below(size - i))]);
+  from.resize(static_cast<std::size_t>(count));
+  std::sort(from.begin(), from.end());
+  return from;
+}
+
+Sample choose_rows(const Problem& p) {
+  const ProblemSpec& s = p.spec;
+  Sample sample;
+  std::vector<std::int64_t> valid, labels, others;
+  std::vector<bool> is_label(static_cast<std::size_t>(s.vocabulary));
+  for (std::int64_t n = 0; n < s.tokens; ++n) {
+    const std::int64_t target = p.target[static_cast<std::size_t>(n)];
+    if (target == Problem::ignore_index) continue;
+    valid.push_back(n);
+    is_label[static_cast<std::size_t>(target)] = true;
+  }
+  const double size = static_cast<double>(s.tokens) * static_cast<double>(s.hidden) * static_cast<double>(s.vocabulary);
+  if (size <= whole_limit) {
+    sample.rows.de = std::move(valid);
+    sample.rows.dc.resize(static_cast<std::size_t>(s.vocabulary));
+    std::iota(sample.rows.dc.begin(), sample.rows.dc.end(), std::int64_t{0});
+    sample.dc_weight.assign(sample.rows.dc.size(), 1);
+    return sample;
+  }
+  for (std::int64_t v = 0; v < s.vocabulary; ++v)
+    (is_label[static_cast<std::size_t>(v)] ? labels : others).push_back(v);
+  const auto all_valid = valid.size(), all_others = others.size();
+  sample.rows.de = choose(std::move(valid), sampled_de_rows, Random(s.seed, 1));
+  others = choose(std::move(others), sampled_dc_rows, Random(s.seed, 2));
+  sample.text = fmt::format("de: {} of {} rows; dc: all {} rows of targets and {} of the {} others, weighted",
+                            sample.rows.de.size(), all_valid, labels.size(), others.size(), all_others);
+  std::merge(labels.begin(), labels.end(), others.begin(), others.end(), std::back_inserter(sample.rows.dc));
+  const double weight = static_cast<double>(all_others) / static_cast<double>(others.size());
+  for (const std::int64_t v : sample.rows.dc)
+    sample.dc_weight.push_back(is_label[static_cast<std::size_t>(v)] ? 1 : weight);
+  return sample;
+}
+
+struct LossErrors {
+  double loss = 0;  // relative, where the reference counts as at least one nat a row
+  double lse = 0;   // absolute
+  bool lse_ok = true;
+};
+
+LossErrors loss_errors(const Problem& p, const LossCall& call, const Reference& r) {
+  LossErrors errors;
+  double error2 = 0, norm2 = 0;
+  for (const std::int64_t row : r.valid) {
+    const auto n = static_cast<std::size_t>(row);
+    const double lse_error = std::abs(static_cast<double>(call.lse()[n]) - r.lse[n]);
+    if (!(lse_error <= lse_tolerance(r.lse[n]))) errors.lse_ok = false;
+    if (!(lse_error <= errors.lse)) errors.lse = lse_error;
+    if (p.spec.reduction != Reduction::none) continue;
+    const double loss_error = static_cast<double>(call.loss()[n]) - r.loss[n];
+    error2 += loss_error * loss_error;
+    norm2 += r.loss[n] * r.loss[n];
+  }
+  const auto valid = static_cast<double>(r.valid.size());
+  if (p.spec.reduction == Reduction::none) {
+    if (valid > 0) errors.loss = std::sqrt(error2 / std::max(norm2, valid));
+  } else if (p.spec.reduction == Reduction::mean && valid == 0) {  // the mean of nothing is NaN
+    errors.loss = std::isnan(call.loss()[0]) ? 0 : std::numeric_limits<double>::infinity();
+  } else {
+    const double least = p.spec.reduction == Reduction::mean ? 1 : std::max(valid, 1.0);
+    errors.loss = std::abs(call.loss()[0] - r.reduced) / std::max(std::abs(r.reduced), least);
+  }
+  return errors;
+}
+
+/// Norm of what the targets alone add to de (rows of c) or dc (rows of e): the scale of a gradient that is exactly 0.
+double target_scale(const Problem& p, const Reference& r, bool of_de) {
+  const std::int64_t width = p.spec.hidden;
+  std::vector<double> x(static_cast<std::size_t>(width));
+  const void* const matrix = of_de ? p.c.data() : p.e.data();
+  double sum = 0;
+  for (const std::int64_t n : r.valid) {
+    const std::int64_t row = of_de ? p.target[static_cast<std::size_t>(n)] : n;
+    to_double(element(matrix, p.spec.dtype, row * width), p.spec.dtype, width, x.data());
+    const double g = r.g[static_cast<std::size_t>(n)];
+    sum += g * g * std::inner_product(x.begin(), x.end(), x.begin(), 0.0);
+  }
+  return std::sqrt(sum);
+}
+
+int check(const CheckOptions& options) {
+  const InputOptions& input = options.input;
+  const ProblemSpec spec = input.spec(0.05);
+  check_problem_size(spec, 2);
+  const PlanDesc desc = input.desc(spec);
+  const Problem problem = input.problem(spec);
+  using Clock = std::chrono::steady_clock;
+  const auto seconds_since = [](Clock::time_point t) {
+    return std::chrono::duration<double>(Clock::now() - t).count();
+  };
+
+  LossCall call(problem, desc);
+  const auto start = Clock::now();
+  call.forward();
+  call.backward();
+  const double library_s = seconds_since(start);
+  std::vector<std::string> failures = call.defects();
+
+  const Sample sample = choose_rows(problem);
+  RowErrors de(sample.rows.de.size()), dc(sample.rows.dc.size());
+  dc.weight = sample.dc_weight;
+  const auto compare = [&](RowErrors& errors, std::size_t i, const void* ours, std::int64_t row,
+                           const double* reference) {
+    std::vector<double> x(static_cast<std::size_t>(spec.hidden));
+    to_double(element(ours, spec.dtype, row * spec.hidden), spec.dtype, spec.hidden, x.data());
+    errors.set(i, x.data(), reference, spec.hidden);
+  };
+  const auto reference_start = Clock::now();
+  const Reference reference = reference_loss(problem.view(), sample.rows, [&](std::int64_t i, const double* row) {
+    compare(dc, static_cast<std::size_t>(i), call.dc(), sample.rows.dc[static_cast<std::size_t>(i)], row);
+  });
+  const double reference_s = seconds_since(reference_start);
+  for (std::size_t i = 0; i < sample.rows.de.size(); ++i)
+    compare(de, i, call.de(), sample.rows.de[i], reference.de.data() + static_cast<std::int64_t>(i) * spec.hidden);
+
+  const LossErrors loss = loss_errors(problem, call, reference);
+  const GradientError de_error = summarize(de, target_scale(problem, reference, true));
+  const GradientError dc_error = summarize(dc, target_scale(problem, reference, false));
+  const double tolerance = gradient_tolerance(spec.dtype);
+  const auto require = [&](const char* name, double error, double limit) {
+    if (!(error <= limit))
+      failures.push_back(fmt::format("{}: relative error {:.2e}, allowed are {:.0e}", name, error, limit));
+  };
+  require("loss", loss.loss, loss_tolerance);
+  if (!loss.lse_ok) failures.push_back(fmt::format("lse: error {:.2e}, allowed are max(1e-5, 2 ulp)", loss.lse));
+  require("de", de_error.norm, tolerance);
+  require("dc", dc_error.norm, tolerance);
+  const bool pass = failures.empty();
+  const PlanReport report = call.report();
+  const float upstream = spec.reduction == Reduction::none ? 1 : problem.grad_loss[0];
+
+  if (options.json) {
+    print_json({{"shape", {spec.tokens, spec.hidden, spec.vocabulary}},
+                {"dtype", name_of(spec.dtype)},
+                {"reduction", name_of(spec.reduction)},
+                {"input", problem.source},
+                {"valid_rows", problem.valid},
+                {"grad_scale", upstream},
+                {"loss_err", loss.loss},
+                {"lse_err", loss.lse},
+                {"de_err", de_error.norm},
+                {"dc_err", dc_error.norm},
+                {"de_worst_row", de_error.worst_row},
+                {"dc_worst_row", dc_error.worst_row},
+                {"de_median_row", de_error.median_row},
+                {"dc_median_row", dc_error.median_row},
+                {"tolerance", tolerance},
+                {"sampled", sample.text},
+                {"kept_share", report.kept_share},
+                {"dropped_mass", report.dropped_mass},
+                {"workspace_bytes", call.workspace_bytes()},
+                {"strategy", name_of(report.strategy)},
+                {"device", input.device},
+                {"level", Target::host().level()},
+                {"threads", report.threads},
+                {"library_seconds", library_s},
+                {"reference_seconds", reference_s},
+                {"failures", failures},
+                {"pass", pass}});
+    return pass ? 0 : 1;
+  }
+  fmt::print("check N={} D={} V={} {} {}: {}, {} rows count, {}, {} threads\n", spec.tokens, spec.hidden,
+             spec.vocabulary, name_of(spec.dtype), name_of(spec.reduction), problem.source, problem.valid,
+             device_text(input), report.threads);
+  fmt::print("{:<6}{:>11}{:>11}{:>12}{:>12}\n", "", "error", "allowed", "worst row", "median row");
+  fmt::print("{:<6}{:>11.2e}{:>11.0e}\n", "loss", loss.loss, loss_tolerance);
+  fmt::print("{:<6}{:>11.2e}{:>11}  absolute; allowed are max(1e-5, 2 ulp)\n", "lse", loss.lse,
+             loss.lse_ok ? "yes" : "no");
+  for (const auto& [name, error] : {std::pair("de", de_error), std::pair("dc", dc_error)})
+    fmt::print("{:<6}{:>11.2e}{:>11.0e}{:>12.2e}{:>12.2e}\n", name, error.norm, tolerance, error.worst_row,
+               error.median_row);
+  if (!sample.text.empty()) fmt::print("sampled  {}\n", sample.text);
+  if (upstream != 1) fmt::print("upstream gradient {}, so that few elements are subnormal halves\n", upstream);
+  fmt::print("{}, kept {:.3f}, dropped mass {:.1e}, workspace {}, {:.2f} s with compiling; reference {:.2f} s\n",
+             name_of(report.strategy), report.kept_share, report.dropped_mass,
+             mib(static_cast<double>(call.workspace_bytes())), library_s, reference_s);
+  for (const std::string& failure : failures) fmt::print("FAILED {}\n", failure);
+  if (pass) fmt::print("passed\n");
+  return pass ? 0 : 1;
+}
+
+}  // namespace
+
+void add_check(CLI::App& app, Run& run) {
+  CLI::App* verb = app.add_subcommand("check", "compare loss, lse, de and dc with a reference in double");
+  auto& options = options_of<CheckOptions>(*verb, run, check);
+  options.input.add_to(*verb);
+  verb->add_flag("--json", options.json, "print JSON");
+  verb->footer(
+      "Random input has logits of deviation 2.5, a tenth of the rows nearly certain, Zipf targets, 5 % ignored rows.\n"
+      "Up to N*D*V = 1.1e11 all rows are compared, above that a sample.\n"
+      "Example: kerf check --shape 257,129,1031 --dtype bf16 --reduction none --seed 3");
+}
+
+}  // namespace kerf::tools

@@ -1,0 +1,75 @@
+#include <fmt/format.h>
+
+#include "kerf/error.h"
+#include "tools/kerf/verbs.h"
+#include "tools/support/models.h"
+
+namespace kerf::tools {
+
+void InputOptions::add_to(CLI::App& verb) {
+  auto* by_shape = verb.add_option("--shape", shape, "tokens, hidden size and vocabulary: N,D,V");
+  auto* by_model =
+      verb.add_option("--model", model, "shape of a model: " + model_names() + ", or a transformers config.json");
+  by_model->excludes(by_shape);
+  verb.add_option("--tokens", tokens, "tokens, with --model")->capture_default_str()->needs(by_model);
+  verb.add_option("--dtype", dtype, "of e and c: f32, bf16 or f16")->capture_default_str();
+  verb.add_option("--device", device, "cpu")->capture_default_str();
+  verb.add_option("--reduction", reduction, "none, mean or sum")->capture_default_str();
+  verb.add_option("--seed", seed, "of the random input")->capture_default_str();
+  verb.add_option("--data", data, "folder of .npy files from a trained model, in place of random input");
+  verb.add_option("--ignored", ignored, "share of the rows labelled ignore_index, 0 to 1")->check(CLI::Range(0.0, 1.0));
+  verb.add_option("--workspace", workspace_mib, "MiB that the backward may ask for")
+      ->capture_default_str()
+      ->check(CLI::Range(0.0, 1e6));
+  verb.add_option("--threads", threads, "0: KERF_NUM_THREADS, or all processors")
+      ->capture_default_str()
+      ->check(CLI::Range(0, 4096));
+}
+
+ProblemSpec InputOptions::spec(double ignored_default) const {
+  ProblemSpec s;
+  if (!model.empty()) {
+    const ModelShape m = model_shape(model);
+    s.tokens = tokens, s.hidden = m.hidden, s.vocabulary = m.vocabulary;
+  } else if (!shape.empty()) {
+    parse_shape(shape, s);
+  } else {
+    throw UsageError("no shape: give --shape N,D,V or --model NAME");
+  }
+  s.dtype = dtype_from_name(dtype);
+  if (!is_float(s.dtype)) throw UsageError(fmt::format("--dtype {}: must be f32, bf16 or f16", dtype));
+  s.reduction = reduction_from_name(reduction);
+  s.seed = seed;
+  s.ignored = ignored >= 0 ? ignored : data.empty() ? ignored_default : 0;
+  return s;
+}
+
+Problem InputOptions::problem(const ProblemSpec& spec) const {
+  return data.empty() ? random_problem(spec) : problem_from_data(spec, data);
+}
+
+PlanDesc InputOptions::desc(const ProblemSpec& spec) const {
+  if (device != "cpu")
+    throw DeviceError(fmt::format("--device {}: this build computes on the cpu only; use --device cpu", device));
+  PlanDesc d;
+  d.hidden = spec.hidden;
+  d.vocabulary = spec.vocabulary;
+  d.dtype = spec.dtype;
+  d.reduction = spec.reduction;
+  d.ignore_index = Problem::ignore_index;
+  d.workspace_limit = static_cast<std::size_t>(workspace_mib * (1 << 20));
+  d.threads = threads;
+  return d;
+}
+
+std::string device_text(const InputOptions& options) {
+  return fmt::format("{} ({})", options.device, Target::host().level());
+}
+
+void print_json(const nlohmann::ordered_json& json) {
+  fmt::print("{}\n", json.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace));
+}
+
+std::string mib(double bytes) { return fmt::format("{:.{}f} MiB", bytes / (1 << 20), bytes < (10 << 20) ? 2 : 1); }
+
+}  // namespace kerf::tools

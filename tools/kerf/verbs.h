@@ -1,0 +1,54 @@
+// The verbs of the command line, one file each. A verb adds its options to a subcommand and, when that is chosen,
+// leaves in `run` what is to be done; `run` returns the exit code (0 fine, 1 a check failed) or throws one of Kerf's
+// errors.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <functional>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <string>
+
+#include "kerf/loss.h"
+#include "tools/support/problem.h"
+
+namespace kerf::tools {
+
+using Run = std::function<int()>;
+void add_check(CLI::App& app, Run& run);
+void add_bench(CLI::App& app, Run& run);
+void add_emit(CLI::App& app, Run& run);
+void add_doctor(CLI::App& app, Run& run);
+
+/// Options of a verb, alive as long as its subcommand; `action` is what the verb does with them.
+template <class Options>
+Options& options_of(CLI::App& verb, Run& run, int (*action)(const Options&)) {
+  auto options = std::make_shared<Options>();
+  verb.callback([&run, options, action] { run = [options, action] { return action(*options); }; });
+  return *options;
+}
+
+/// What check and bench compute the loss of.
+struct InputOptions {
+  std::string shape, model, dtype = "f32", device = "cpu", reduction = "mean", data;
+  std::int64_t tokens = 1024;
+  std::uint64_t seed = 0;
+  double ignored = -1;  // negative: not given
+  double workspace_mib = 64;
+  int threads = 0;
+
+  void add_to(CLI::App& verb);
+  /// `ignored_default`: the share of ignored rows in random input where none was asked for.
+  ProblemSpec spec(double ignored_default) const;
+  Problem problem(const ProblemSpec& spec) const;
+  PlanDesc desc(const ProblemSpec& spec) const;
+};
+
+/// "cpu (avx512bf16)"
+std::string device_text(const InputOptions& options);
+
+void print_json(const nlohmann::ordered_json& json);
+/// "12.3 MiB"
+std::string mib(double bytes);
+
+}  // namespace kerf::tools
