@@ -41,7 +41,7 @@ struct PlanDesc {
 };
 
 struct ForwardArgs {
-  TensorRef e = {};           // [N, D] or [B, T, D], desc.dtype; rows contiguous, any row stride
+  TensorRef e = {};           // [N, D] or [B, T, D], desc.dtype; rows contiguous, at one distance from each other
   TensorRef c = {};           // [V, D], desc.dtype; rows contiguous, any row stride
   TensorRef target = {};      // [N] or [B, T], i32 or i64: in [0, V), or ignore_index
   TensorRef cu_seqlens = {};  // optional [sequences + 1], i32 or i64, from 0 to N, with shift on a packed e [N, D]
