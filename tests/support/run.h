@@ -1,5 +1,5 @@
 // Runs a program wherever it can run and compares: the interpreter defines it, the CPU kernel must agree with the same
-// reference, and its bits must not depend on the number of threads.
+// reference, and its bits must not depend on the number of threads. For AArch64 it is lowered to an object file.
 #pragma once
 
 #include <doctest/doctest.h>
@@ -10,6 +10,7 @@
 
 #include "kerf/kernel.h"
 #include "lib/ir/ir.h"
+#include "tests/codegen/targets.h"
 #include "tests/support/tensors.h"
 
 namespace kerf::test {
@@ -62,6 +63,10 @@ void on_each_backend(const Program& program, const Launch& launch, Check check) 
       CHECK(bits[i] == written[i].first->bytes());
     }
   }
+
+  const Object object = lower(program, Target::aarch64());
+  CHECK(object.functions == std::vector<std::string>{program.name()});
+  CHECK(object.undefined == std::vector<std::string>{});
 }
 
 }  // namespace kerf::test
