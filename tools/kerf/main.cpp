@@ -12,6 +12,7 @@
 
 int main(int argc, char** argv) {
   using namespace kerf::tools;
+  exit_on_interrupt();
   CLI::App app("Kerf computes the loss layer of large-vocabulary models without its logits.", "kerf");
   app.footer(
       "Exit codes: 0 fine, 1 a check failed, 2 the call is wrong, 3 this device cannot, 4 a bug of Kerf.\n"
@@ -37,7 +38,6 @@ int main(int argc, char** argv) {
     if (argc > 1 && argv[1][0] != '-' && !known(argv[1]))
       return fail(2, "", fmt::format("no verb '{}'; the verbs are check, bench, emit, doctor", argv[1]));
     app.parse(argc, argv);
-    exit_on_interrupt();
     return run();
   } catch (const CLI::ParseError& e) {
     return e.get_exit_code() == 0 ? app.exit(e) : fail(2, "", e.what());  // 0: help was asked for

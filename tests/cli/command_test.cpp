@@ -1,0 +1,233 @@
+// The kerf command as a shell sees it: exit codes, JSON fields and their types, texts of errors.
+#include <doctest/doctest.h>
+#include <fmt/format.h>
+#include <sys/wait.h>
+
+#include <array>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <string>
+
+using nlohmann::json;
+
+namespace {
+
+struct Result {
+  int code = -1;
+  std::string out;
+};
+
+/// Runs `kerf ARGUMENTS` under the shell, with standard error in place of standard output where asked for.
+Result kerf(const std::string& arguments, bool want_stderr = false, const std::string& environment = "") {
+  const std::string line = fmt::format("{} '{}' {} {}", environment, KERF_COMMAND, arguments,
+                                       want_stderr ? "2>&1 >/dev/null" : "2>/dev/null");
+  Result r;
+  FILE* const pipe = popen(line.c_str(), "r");
+  REQUIRE(pipe != nullptr);
+  std::array<char, 4096> buffer;
+  for (std::size_t n; (n = fread(buffer.data(), 1, buffer.size(), pipe)) > 0;) r.out.append(buffer.data(), n);
+  const int status = pclose(pipe);
+  r.code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+  return r;
+}
+
+json kerf_json(const std::string& arguments) {
+  const Result r = kerf(arguments + " --json");
+  CAPTURE(arguments);
+  CAPTURE(r.out);
+  REQUIRE(r.code == 0);
+  return json::parse(r.out);
+}
+
+void refused(const std::string& arguments, int code, const std::string& text) {
+  const Result r = kerf(arguments, true);
+  CAPTURE(arguments);
+  CAPTURE(r.out);
+  CHECK(r.code == code);
+  CHECK(r.out.find(text) != std::string::npos);
+  CHECK(r.out.starts_with("kerf"));
+}
+
+}  // namespace
+
+TEST_CASE("kerf check --json has every field that tools rely on, and passes") {
+  for (const char* arguments : {"--dtype f32 --reduction none --seed 4", "--dtype bf16 --reduction mean --threads 1",
+                                "--dtype f16 --reduction sum"}) {
+    const json j = kerf_json(fmt::format("check --shape 61,37,1031 --device cpu {}", arguments));
+    for (const char* field : {"loss_err", "lse_err", "de_err", "dc_err", "de_worst_row", "dc_worst_row",
+                              "de_median_row", "dc_median_row", "kept_share", "dropped_mass"}) {
+      CAPTURE(field);
+      REQUIRE(j.contains(field));
+      CHECK(j[field].is_number());
+      CHECK(j[field].get<double>() >= 0);
+    }
+    CHECK(j["workspace_bytes"].is_number_unsigned());
+    CHECK(j["strategy"].is_string());
+    CHECK(j["device"] == "cpu");
+    CHECK(j["pass"] == true);
+    CHECK(j["valid_rows"] == 58);
+    // An error of exactly 0 in every gradient would mean that nothing was compared.
+    CHECK(j["de_err"].get<double>() > 0);
+    CHECK(j["dc_err"].get<double>() > 0);
+    CHECK(j["de_worst_row"].get<double>() >= j["de_median_row"].get<double>());
+  }
+}
+
+TEST_CASE("kerf check holds in corners: one of everything, no rows, all rows ignored, one token in the vocabulary") {
+  for (const char* shape : {"1,1,1", "0,5,7", "33,1,19", "5,64,1", "1,333,2"}) {
+    for (const char* dtype : {"f32", "bf16", "f16"}) {
+      const json j = kerf_json(fmt::format("check --shape {} --dtype {} --reduction mean", shape, dtype));
+      CHECK(j["pass"] == true);
+    }
+  }
+  for (const char* reduction : {"none", "mean", "sum"})
+    CHECK(kerf_json(fmt::format("check --shape 9,8,7 --ignored 1 --reduction {}", reduction))["pass"] == true);
+}
+
+TEST_CASE("kerf check prints a table for people") {
+  const Result r = kerf("check --shape 20,16,100 --dtype bf16");
+  CHECK(r.code == 0);
+  for (const char* word : {"worst row", "median row", "lse", "workspace", "passed"})
+    CHECK(r.out.find(word) != std::string::npos);
+}
+
+TEST_CASE("kerf bench --json has medians, spreads, ratios and workspace") {
+  const json j = kerf_json("bench --shape 40,64,900 --seconds 0.1 --threads 1 --table");
+  for (const char* field : {"forward_ms", "backward_ms", "both_ms", "forward_ms_spread", "backward_ms_spread",
+                            "both_ms_spread", "forward_gflops", "kept_share"}) {
+    CAPTURE(field);
+    REQUIRE(j.contains(field));
+    CHECK(j[field].is_number());
+    CHECK(j[field].get<double>() > 0);
+  }
+  CHECK(j["both_ms"].get<double>() >= j["forward_ms"].get<double>());
+  CHECK(j["threads"] == 1);
+  CHECK(j["device"] == "cpu");
+  CHECK(j["strategy"].is_string());
+  CHECK(j["workspace_bytes"].is_number_unsigned());
+  if (j["matmul_ms"].is_null()) {
+    CHECK(j["forward_ratio"].is_null());
+    CHECK(j["both_ratio"].is_null());
+  } else {
+    CHECK(std::abs(j["forward_ratio"].get<double>() / (j["forward_ms"].get<double>() / j["matmul_ms"].get<double>()) -
+                   1) < 1e-9);
+    CHECK(std::abs(j["both_ratio"].get<double>() / (j["both_ms"].get<double>() / j["matmul_ms"].get<double>()) - 1) <
+          1e-9);
+  }
+  REQUIRE(j["table"].size() == 2);
+  for (const json& row : j["table"])
+    for (const char* field : {"loss_fw_ms", "loss_bw_ms", "loss_fw_bw_ms", "loss_fw_mib", "loss_bw_mib"})
+      CHECK(row[field].get<double>() > 0);
+}
+
+TEST_CASE("kerf bench takes the shape from a model or a config.json, and says what a bad one lacks") {
+  const auto folder = std::filesystem::temp_directory_path() / fmt::format("kerf-config-{}", getpid());
+  std::filesystem::create_directories(folder);
+  const auto write = [&](const std::string& content) { std::ofstream(folder / "config.json") << content; };
+  const std::string bench = fmt::format("bench --seconds 0 --tokens 3 --model {}", folder.string());
+  const auto shape = [&] { return kerf_json(bench)["shape"]; };
+  write(R"({"hidden_size": 24, "vocab_size": 300})");
+  CHECK(shape() == json({3, 24, 300}));
+  write(R"({"n_embd": 16, "vocab_size": 200})");
+  CHECK(shape() == json({3, 16, 200}));
+  write(R"({"model_type": "x", "text_config": {"d_model": 8, "vocab_size": 100}, "hidden_size": null})");
+  CHECK(shape() == json({3, 8, 100}));
+  write(R"({"vocab_size": 100})");
+  refused(bench, 2, "has no hidden_size, n_embd or d_model");
+  write(R"({"hidden_size": 100, "vocab_size": "many"})");
+  refused(bench, 2, "has no vocab_size");
+  write("{\"hidden_size\": 1");
+  refused(bench, 2, "not a JSON object");
+  write("[1, 2]");
+  refused(bench, 2, "not a JSON object");
+  write(std::string(100000, '['));
+  refused(bench, 2, "not a JSON object");
+  std::filesystem::remove_all(folder);
+  refused(bench, 2, "no such file");
+  refused("bench --model gpt5", 2,
+          "'gpt5' is no known model and no config.json; the models are gemma2-2b, gemma2-9b, llama3-8b, qwen2.5-7b, "
+          "mistral-nemo, phi3.5-mini, deepseek-v3, gpt2, vit-b16");
+  const json j = kerf_json("emit --program combine --stage dsl --model vit-b16 --tokens 5");
+  CHECK(j["shape"] == json({5, 768, 1000}));
+}
+
+TEST_CASE("kerf emit prints every program at every stage, also for other machines") {
+  const std::string base = "emit --shape 64,96,1000 --dtype bf16 --program ";
+  const json first = kerf_json(base + "lse_forward --stage dsl");
+  REQUIRE(first["programs"].size() >= 5);
+  for (const json& program : first["programs"]) {
+    for (const char* stage : {"dsl", "tile"}) {
+      const Result r = kerf(fmt::format("{}{} --stage {}", base, program.get<std::string>(), stage));
+      CHECK(r.code == 0);
+      CHECK(r.out.find("store") != std::string::npos);
+    }
+  }
+  const Result llvm = kerf(base + "combine --stage llvm --target avx2");
+  CHECK(llvm.code == 0);
+  CHECK(llvm.out.find("define ") != std::string::npos);
+  const Result x86 = kerf(base + "combine --stage asm --target avx512");
+  CHECK(x86.out.find("zmm") != std::string::npos);
+  const Result arm = kerf(base + "combine --stage asm --target aarch64");
+  CHECK(arm.out.find("fmla") != std::string::npos);
+}
+
+TEST_CASE("kerf doctor says what was found") {
+  const json j = kerf_json("doctor");
+  CHECK(j["llvm"].get<std::string>().starts_with("19."));
+  CHECK(j["threads"].get<int>() >= 1);
+  CHECK(j["target"]["level"].is_string());
+  CHECK(j["cuda_driver"].is_boolean());
+  CHECK(j["advice"].is_array());
+  CHECK(j["compiles"] == true);
+  const Result r = kerf("doctor", false, "KERF_CPU_FEATURES=sse2 KERF_NUM_THREADS=1");
+  CHECK(r.code == 0);
+  CHECK(r.out.find("KERF_CPU_FEATURES=sse2 holds the processor's features back") != std::string::npos);
+  CHECK(r.out.find("(KERF_NUM_THREADS)") != std::string::npos);
+}
+
+TEST_CASE("kerf: a wrong call exits with 2 and says what to change, what the device cannot with 3") {
+  refused("", 2, "A subcommand is required");
+  refused("chekc", 2, "no verb 'chekc'; the verbs are check, bench, emit, doctor");
+  refused("check", 2, "no shape: give --shape N,D,V or --model NAME");
+  refused("check --shape", 2, "--shape");
+  refused("check --shape 1,2", 2, "expected N,D,V");
+  refused("check --shape 1,0,5", 2, "D and V at least 1");
+  refused("check --shape -1,3,5", 2, "N must be at least 0");
+  refused("check --shape 4611686018427387904,4,4", 2, "passes what 63 bits count");
+  refused("check --shape 1,1,1 --model gpt2", 2, "excludes");
+  refused("check --shape 1,1,1 --dtype f64", 2, "'f64' is no dtype");
+  refused("check --shape 1,1,1 --dtype i32", 2, "must be f32, bf16 or f16");
+  refused("check --shape 1,1,1 --reduction max", 2, "'max' is no reduction; they are none, mean, sum");
+  refused("check --shape 1,1,1 --frobnicate", 2, "--frobnicate");
+  refused("check --shape 1,1,1 --ignored 2", 2, "--ignored");
+  refused("check --shape 1,1,1 --data /nonexistent", 2, "/nonexistent: no such folder");
+  refused("check --shape 1,1,1 --device cuda", 3, "this build computes on the cpu only");
+  refused("check --shape 1,1048576,1073741823", 3, "GiB of memory");
+  refused("bench --shape 0,8,8", 2, "at least one token");
+  refused("emit --shape 1,1,1", 2, "--program");
+  refused("emit --shape 1,1,1 --program lse_backward", 2, "lse_forward, combine, grad_tiles");
+  refused("emit --shape 1,1,1 --program combine --stage ptx", 2, "'ptx' is no stage; they are dsl, tile, llvm, asm");
+  refused("emit --shape 1,1,1 --program combine --stage asm --target mips", 2, "'mips' is no target");
+}
+
+TEST_CASE("kerf --help shows an example of every verb") {
+  for (const char* verb : {"check", "bench", "emit", "doctor"}) {
+    const Result r = kerf(fmt::format("{} --help", verb));
+    CHECK(r.code == 0);
+    CHECK(r.out.find(fmt::format("Example: kerf {}", verb)) != std::string::npos);
+  }
+  CHECK(kerf("--help").code == 0);
+}
+
+TEST_CASE("kerf: an interrupt ends it with 130") {
+  const std::string line = fmt::format(
+      "timeout --preserve-status -s INT 1 '{}' bench --shape 8,8,8 --seconds 60 >/dev/null 2>&1", KERF_COMMAND);
+  const int status = std::system(line.c_str());
+  CHECK(WIFEXITED(status));
+  CHECK(WEXITSTATUS(status) == 130);
+}
