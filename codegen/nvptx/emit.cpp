@@ -1,0 +1,434 @@
+// The GPU emitter: the kernel around a program, its regions and loops, elementwise operations on registers. Memory is
+// in memory.cpp, reductions and moves between layouts in exchange.cpp, dots in dot.cpp.
+#include "codegen/nvptx/emit.h"
+
+#include <algorithm>
+
+#include "codegen/cpu/jit.h"
+#include "kerf/error.h"
+
+namespace kerf::codegen::nvptx {
+
+using ir::LoopOver;
+using ir::Op;
+using ir::OpKind;
+using ir::ValueId;
+using llvm::Value;
+
+// ---- mathematics ----
+
+Value* GpuMath::exp(B& b, V x) const {
+  V t = b.CreateFMul(x, llvm::ConstantFP::get(b.getFloatTy(), 1.4426950408889634));
+  return b.CreateIntrinsic(llvm::Intrinsic::nvvm_ex2_approx_ftz_f, {}, {t});
+}
+Value* GpuMath::log(B& b, V x) const { return cpu::emit_log(b, x, scalar_); }
+Value* GpuMath::tanh(B& b, V x) const { return cpu::emit_tanh(b, x, scalar_); }
+Value* GpuMath::max(B& b, V x, V y) const { return b.CreateBinaryIntrinsic(llvm::Intrinsic::maximum, x, y); }
+Value* GpuMath::min(B& b, V x, V y) const { return b.CreateBinaryIntrinsic(llvm::Intrinsic::minimum, x, y); }
+Value* GpuMath::widen(B& b, V bits, DType from) const { return cpu::emit_widen(b, bits, from, scalar_); }
+Value* GpuMath::narrow(B& b, V x, DType to) const { return cpu::emit_narrow(b, x, to, scalar_); }
+
+// ---- layouts of a program ----
+
+namespace {
+
+/// Axis of a dot's operand that the other lacks, or `none`.
+int own_axis(const ir::Type& a, const ir::Type& b, int none) {
+  for (const auto& x : a.axes)
+    if (!b.has(x.axis)) return x.axis;
+  return none;
+}
+
+}  // namespace
+
+Layouts::Layouts(const ir::Program& p, int warp_bits) : axes_(static_cast<int>(p.axes.size())), warp_bits_(warp_bits) {
+  std::vector<int> votes(p.axes.size());
+  ir::walk(p.body, [&](const Op& op) {
+    if (op.kind == OpKind::dot) {
+      const ir::Type &a = p.type(op.operands[0]), &b = p.type(op.operands[1]);
+      dots_.emplace_back(p.type(op.results[0]).axes,
+                         dot(own_axis(a, b, no_row()), own_axis(b, a, no_column()), p.type(op.results[0])));
+    } else if ((op.kind == OpKind::load || op.kind == OpKind::store) &&
+               !p.tensors[static_cast<std::size_t>(op.tensor)].axes.empty()) {
+      ++votes[static_cast<std::size_t>(p.tensors[static_cast<std::size_t>(op.tensor)].axes.back())];
+    }
+  });
+  if (!votes.empty()) fast_ = static_cast<int>(std::max_element(votes.begin(), votes.end()) - votes.begin());
+}
+
+Layout Layouts::dot(int row, int column, const ir::Type& t) const {
+  const int row_warps = (warp_bits_ + 1) / 2, column_warps = warp_bits_ / 2;
+  return mma_accumulator({row, std::max<std::int64_t>(t.extent(row), std::int64_t{16} << row_warps)},
+                         {column, std::max<std::int64_t>(t.extent(column), std::int64_t{8} << column_warps)}, row_warps,
+                         column_warps);
+}
+
+Layout Layouts::make(const std::vector<ir::AxisExtent>& axes) const {
+  for (const auto& [of, l] : dots_) {
+    const bool part = std::all_of(axes.begin(), axes.end(),
+                                  [&](const auto& x) { return std::find(of.begin(), of.end(), x) != of.end(); });
+    if (part && !axes.empty()) {
+      if (axes.size() == of.size()) return l;
+      return l.only(axes);
+    }
+  }
+  int fast = axes.empty() ? -1 : axes.back().axis;
+  for (const auto& x : axes)
+    if (x.axis == fast_) fast = fast_;
+  return blocked(axes, fast, 1, warp_bits_);
+}
+
+const Layout& Layouts::of(const std::vector<ir::AxisExtent>& axes) const {
+  std::vector<std::pair<int, std::int64_t>> key;
+  for (const auto& x : axes) key.emplace_back(x.axis, x.extent);
+  auto it = known_.find(key);
+  if (it == known_.end()) it = known_.emplace(std::move(key), make(axes)).first;
+  return it->second;
+}
+
+// ---- the kernel ----
+
+Emitter::Emitter(const ir::Program& p, llvm::Module& module, std::int64_t shared_limit)
+    : p_(p),
+      module_(module),
+      b_(module.getContext()),
+      shared_limit_(shared_limit),
+      layouts_(p,
+               [&] {
+                 std::int64_t largest = 0;
+                 for (const ir::Type& t : p.values)
+                   if (t.is_tile()) largest = std::max(largest, t.elements());
+                 return largest > 8192 ? 3 : 2;
+               }()),
+      warp_bits_(layouts_.warp_bits()),
+      reps_(p.values.size()),
+      defs_(p.values.size()),
+      users_(p.values.size()) {
+  ir::walk(p.body, [&](const Op& op) {
+    for (ValueId v : op.results) defs_[static_cast<std::size_t>(v)] = &op;
+    for (ValueId v : op.operands) users_[static_cast<std::size_t>(v)].push_back(&op);
+  });
+}
+
+Code Emitter::run() {
+  Code code;
+  code.entry = p_.name;
+  code.threads = 32 << warp_bits_;
+  std::int64_t words = static_cast<std::int64_t>(p_.axes.size() * 2) + 7 * static_cast<std::int64_t>(p_.lists.size());
+  for (const auto& t : p_.tensors) words += 1 + static_cast<std::int64_t>(t.axes.size());
+  code.argument_words = words;
+
+  llvm::LLVMContext& context = module_.getContext();
+  auto* block = llvm::ArrayType::get(b_.getInt64Ty(), static_cast<std::uint64_t>(words));
+  fn_ = llvm::Function::Create(llvm::FunctionType::get(b_.getVoidTy(), {b_.getPtrTy()}, false),
+                               llvm::Function::ExternalLinkage, p_.name, module_);
+  fn_->addParamAttr(0, llvm::Attribute::getWithByValType(context, block));
+  fn_->addParamAttr(0, llvm::Attribute::getWithAlignment(context, llvm::Align(8)));
+  fn_->addFnAttr(llvm::Attribute::NoUnwind);
+  auto annotate = [&](const char* key, int x) {
+    module_.getOrInsertNamedMetadata("nvvm.annotations")
+        ->addOperand(
+            llvm::MDNode::get(context, {llvm::ValueAsMetadata::get(fn_), llvm::MDString::get(context, key),
+                                        llvm::ConstantAsMetadata::get(b_.getInt32(static_cast<unsigned>(x)))}));
+  };
+  annotate("kernel", 1);
+  annotate("maxntidx", code.threads);
+  annotate("minctasm", 1);
+  shared_ = new llvm::GlobalVariable(module_, llvm::ArrayType::get(b_.getInt8Ty(), 0), false,
+                                     llvm::GlobalValue::ExternalLinkage, nullptr, "shared", nullptr,
+                                     llvm::GlobalValue::NotThreadLocal, 3);
+  shared_->setAlignment(llvm::Align(1024));
+
+  setup_ = llvm::BasicBlock::Create(context, "setup", fn_);
+  auto* start = llvm::BasicBlock::Create(context, "start", fn_);
+  b_.SetInsertPoint(setup_);
+  thread_ = b_.CreateIntrinsic(llvm::Intrinsic::nvvm_read_ptx_sreg_tid_x, {}, {});
+  lane_ = b_.CreateAnd(thread_, c32(31));
+  warp_ = b_.CreateLShr(thread_, c32(5));
+  Value* first = to64(b_.CreateIntrinsic(llvm::Intrinsic::nvvm_read_ptx_sreg_ctaid_x, {}, {}));
+  Value* step = to64(b_.CreateIntrinsic(llvm::Intrinsic::nvvm_read_ptx_sreg_nctaid_x, {}, {}));
+  b_.CreateBr(start);
+  b_.SetInsertPoint(start);
+
+  std::vector<const Op*> grid;
+  Value* instances = c64(1);
+  auto count_of = [&](const Op& op) {
+    return op.list >= 0 ? argument(cpu::list_slot(p_, op.list)) : block_count(op.axis, op.extent);
+  };
+  for (const Op& op : p_.body.ops)
+    if (op.kind == OpKind::parallel) {
+      grid.push_back(&op);
+      instances = b_.CreateMul(instances, count_of(op));
+    }
+  counted_loop(b_, first, instances, step, {}, [&](Value* instance, const Carried&) {
+    Value* rest = instance;  // the last `parallel` varies fastest
+    for (std::size_t g = grid.size(); g-- > 0;) {
+      const Op& op = *grid[g];
+      Value* count = count_of(op);
+      Value* number = g == 0 ? rest : b_.CreateURem(rest, count);
+      if (g != 0) rest = b_.CreateUDiv(rest, count);
+      rep(op.results[0]).number = number;
+      if (op.list < 0) continue;
+      for (int side = 0; side < 2; ++side) {
+        Value* at = b_.CreateGEP(b_.getInt32Ty(), pointer_argument(cpu::list_slot(p_, op.list) + 1 + side), number);
+        rep(op.results[static_cast<std::size_t>(1 + side)]).number =
+            b_.CreateSExt(load_global(at, DType::i32, nullptr, nullptr, true), b_.getInt64Ty());
+      }
+    }
+    region(p_.body);
+    return Carried{};
+  });
+  b_.CreateRetVoid();
+  code.shared_bytes = shared_most_;
+  if (shared_most_ > shared_limit_)
+    throw DeviceError(p_.name + ": needs " + std::to_string(shared_most_ / 1024) +
+                      " KiB of shared memory, the GPU has " + std::to_string(shared_limit_ / 1024) +
+                      " KiB; smaller blocks need less");
+  return code;
+}
+
+Value* Emitter::argument(std::int64_t word) {
+  auto& v = arguments_[word];
+  if (!v) {
+    llvm::IRBuilder<> at(setup_, setup_->begin());
+    v = at.CreateLoad(at.getInt64Ty(),
+                      at.CreateConstInBoundsGEP1_64(at.getInt64Ty(), fn_->getArg(0), static_cast<std::uint64_t>(word)));
+  }
+  return v;
+}
+
+Value* Emitter::pointer_argument(std::int64_t word) {
+  return b_.CreateIntToPtr(argument(word), llvm::PointerType::get(module_.getContext(), 1));
+}
+
+Value* Emitter::asm_call(llvm::Type* result, const std::string& text, const std::string& constraints,
+                         const std::vector<Value*>& args, bool effects) {
+  std::vector<llvm::Type*> types;
+  for (Value* a : args) types.push_back(a->getType());
+  auto* type = llvm::FunctionType::get(result, types, false);
+  auto* call = b_.CreateCall(type, llvm::InlineAsm::get(type, text, constraints, effects), args);
+  call->addFnAttr(llvm::Attribute::NoUnwind);
+  if (effects) call->addFnAttr(llvm::Attribute::Convergent);
+  return call;
+}
+
+void Emitter::barrier() { b_.CreateIntrinsic(llvm::Intrinsic::nvvm_barrier0, {}, {}); }
+
+Value* Emitter::axis_size(int axis) {
+  const std::int64_t size = p_.axes[static_cast<std::size_t>(axis)].size;
+  if (size != ir::unknown) return c64(size);
+  // The host's word, or what the device holds at the address behind the lists' words. Read once, at the start.
+  const std::int64_t word = cpu::list_slot(p_, static_cast<int>(p_.lists.size())) + axis;
+  auto& v = arguments_[-1 - word];
+  if (!v) {
+    Value *host = argument(axis), *address = argument(word);
+    llvm::IRBuilder<>::InsertPointGuard guard(b_);
+    b_.SetInsertPoint(setup_->getTerminator());
+    Value* told = b_.CreateICmpNE(address, c64(0));
+    Value* ptr = b_.CreateIntToPtr(address, llvm::PointerType::get(module_.getContext(), 1));
+    v = load_global(ptr, DType::i64, told, host, true);
+  }
+  return v;
+}
+
+Value* Emitter::block_count(int axis, std::int64_t extent) {
+  return b_.CreateSDiv(b_.CreateAdd(axis_size(axis), c64(extent - 1)), c64(extent));
+}
+
+const Emitter::Coordinates& Emitter::coordinates(const Layout& l) {
+  for (const auto& [known, c] : coordinates_)
+    if (known == l) return c;
+  Coordinates c;
+  llvm::IRBuilder<>::InsertPointGuard guard(b_);
+  b_.SetInsertPoint(setup_->getTerminator());
+  std::uint32_t lane_copies = 0, warp_copies = 0;
+  auto add = [&](const std::vector<Bit>& bits, Value* number, std::uint32_t& copies) {
+    for (std::size_t i = 0; i < bits.size(); ++i) {
+      if (bits[i].none()) {
+        copies |= 1U << i;
+        continue;
+      }
+      Value* bit = b_.CreateAnd(b_.CreateLShr(number, c32(static_cast<std::int64_t>(i))), c32(1));
+      bit = b_.CreateShl(bit, c32(bits[i].bit));
+      Value*& sum = c.base[bits[i].axis];
+      sum = sum ? b_.CreateOr(sum, bit) : bit;
+    }
+  };
+  add(l.lanes, lane_, lane_copies);
+  add(l.warps, warp_, warp_copies);
+  if (lane_copies || warp_copies) {
+    Value* copies = b_.CreateOr(b_.CreateAnd(lane_, c32(lane_copies)), b_.CreateAnd(warp_, c32(warp_copies)));
+    c.first_copy = b_.CreateICmpEQ(copies, c32(0));
+  }
+  coordinates_.emplace_back(l, c);
+  return coordinates_.back().second;
+}
+
+Value* Emitter::index(const Layout& l, int axis, int reg) {
+  const Coordinates& c = coordinates(l);
+  const auto it = c.base.find(axis);
+  const std::int64_t own = l.register_index(axis, reg);
+  return it == c.base.end() ? c32(own) : b_.CreateOr(it->second, c32(own));
+}
+
+Value* Emitter::in_tile(const Layout& l, const std::vector<ir::AxisExtent>& axes, int reg) {
+  Value* in = nullptr;
+  for (const auto& x : axes)
+    if ((std::int64_t{1} << l.axis_bits(x.axis)) > x.extent)
+      in = both(in, b_.CreateICmpULT(index(l, x.axis, reg), c32(x.extent)));
+  // A layout of a dot may have rows or columns that no axis stands for: the tile is the first of them.
+  for (const auto* bits : {&l.registers, &l.lanes, &l.warps})
+    for (const Bit& bit : *bits)
+      if (bit.axis >= static_cast<int>(p_.axes.size())) in = both(in, b_.CreateICmpEQ(index(l, bit.axis, reg), c32(0)));
+  return in;
+}
+
+Emitter::Registers Emitter::get(ValueId v, const Layout& want) {
+  const ir::Type& t = p_.type(v);
+  const Layout& have = layout(t);
+  if (!rep(v).registers.empty())
+    return have == want ? rep(v).registers : convert(rep(v).registers, have, want, t.axes, t.dtype);
+  // Free to make in any layout.
+  const Op* op = def(v);
+  if (!op) throw InternalError("gpu emitter: a value without registers");
+  Registers out;
+  for (int r = 0; r < want.register_count(); ++r) switch (op->kind) {
+      case OpKind::constant: out.push_back(register_constant(b_, *op, t.dtype)); break;
+      case OpKind::splat: out.push_back(get(op->operands[0], layouts_.of({}))[0]); break;
+      case OpKind::index:
+      case OpKind::in_bounds: {
+        const ir::AxisExtent& x = p_.type(op->operands[0]).axes[0];
+        Value* i = b_.CreateAdd(b_.CreateMul(rep(op->operands[0]).number, c64(x.extent)), to64(index(want, x.axis, r)));
+        out.push_back(op->kind == OpKind::index ? b_.CreateTrunc(i, register_type(b_, t.dtype))
+                                                : b_.CreateICmpSLT(i, axis_size(x.axis)));
+        break;
+      }
+      default: throw InternalError("gpu emitter: '" + std::string(ir::info(op->kind).text) + "' has no registers");
+    }
+  return out;
+}
+
+Emitter::Registers Emitter::make(const Op& op) {
+  const ir::Type& t = p_.type(op.results[0]);
+  const Layout& l = layout(t);
+  if (op.kind == OpKind::axis_size) return {axis_size(op.axis)};
+  std::vector<Registers> operands;
+  std::vector<Layout> parts;
+  DType in = t.dtype;
+  for (ValueId o : op.operands) {
+    const ir::Type& type = p_.type(o);
+    parts.push_back(type.axes.size() == t.axes.size() ? l : l.only(type.axes));
+    operands.push_back(get(o, parts.back()));
+    in = type.dtype;
+  }
+  Registers out;
+  for (int r = 0; r < l.register_count(); ++r) {
+    std::vector<Value*> x;
+    for (std::size_t o = 0; o < operands.size(); ++o) {
+      // The operand's register whose bits are the result's, as far as it has them.
+      int from = 0;
+      for (std::size_t k = 0; k < parts[o].registers.size(); ++k)
+        for (std::size_t j = 0; j < l.registers.size(); ++j)
+          if (parts[o].registers[k] == l.registers[j] && (r >> j & 1)) from |= 1 << k;
+      x.push_back(operands[o][static_cast<std::size_t>(from)]);
+    }
+    out.push_back(emit_elementwise(b_, op, x, in, t.dtype, math_));
+  }
+  return out;
+}
+
+void Emitter::region(const ir::Region& r) {
+  for (const Op& op : r.ops) operation(op);
+}
+
+void Emitter::operation(const Op& op) {
+  switch (op.kind) {
+    case OpKind::parallel:
+    case OpKind::yield:
+    case OpKind::constant:
+    case OpKind::splat:
+    case OpKind::index:
+    case OpKind::in_bounds: return;
+    case OpKind::whole: rep(op.results[0]).number = c64(0); return;
+    case OpKind::loop: return emit_loop_op(op);
+    case OpKind::when: emit_branch(b_, get(op.operands[0], layouts_.of({}))[0], [&] { region(op.regions[0]); }); return;
+    case OpKind::load:
+    case OpKind::load_packed: {
+      const ValueId v = op.results[0];
+      const View view = op.kind == OpKind::load ? tensor_view(op, 0) : packed_view(op, op.operands[0]);
+      const bool input = p_.tensors[static_cast<std::size_t>(op.tensor)].access == ir::Access::input;
+      const auto& users = users_[static_cast<std::size_t>(v)];
+      if (input && view.zero_fill &&
+          std::all_of(users.begin(), users.end(), [](const Op* u) { return u->kind == OpKind::dot; }))
+        rep(v).view = view;
+      else
+        rep(v).registers = load(view, p_.type(v).axes, input);
+      return;
+    }
+    case OpKind::store:
+    case OpKind::store_packed: return emit_store(op);
+    case OpKind::dot: return emit_dot(op);
+    case OpKind::reduce_sum:
+    case OpKind::reduce_max:
+    case OpKind::reduce_argmax:
+    case OpKind::reduce_any: return emit_reduce(op);
+    case OpKind::stage:
+    case OpKind::take: throw InternalError("gpu emitter: staged loads are for the CPU");
+    default: rep(op.results[0]).registers = make(op);
+  }
+}
+
+void Emitter::emit_loop_op(const Op& op) {
+  const ir::Region& body = op.regions[0];
+  const auto vars = static_cast<std::size_t>(op.loop_vars()), anchors = static_cast<std::size_t>(op.anchors());
+  Carried init;
+  for (std::size_t i = 0; i < op.results.size(); ++i)
+    for (Value* x : get(op.operands[anchors + i], layout(p_.type(op.results[i])))) init.push_back(x);
+
+  Value *begin = c64(0), *end = nullptr;
+  const std::int64_t slot = op.list >= 0 ? cpu::list_slot(p_, op.list) : 0;
+  const bool row = op.over == LoopOver::row;
+  auto load32 = [&](std::int64_t array, Value* at) {
+    Value* ptr = b_.CreateGEP(b_.getInt32Ty(), pointer_argument(slot + array), at);
+    return b_.CreateSExt(load_global(ptr, DType::i32, nullptr, nullptr, true), b_.getInt64Ty());
+  };
+  if (op.over == LoopOver::axis) {
+    end = block_count(op.axis, op.extent);
+  } else {
+    Value* number = rep(op.operands[0]).number;
+    if (op.over == LoopOver::part) {
+      begin = b_.CreateMul(number, c64(op.count));
+      Value *last = b_.CreateAdd(begin, c64(op.count)), *blocks = block_count(op.axis, op.extent);
+      end = b_.CreateSelect(b_.CreateICmpSLT(last, blocks), last, blocks);
+    } else {
+      begin = load32(row ? 3 : 5, number);
+      end = load32(row ? 3 : 5, b_.CreateAdd(number, c64(1)));
+    }
+  }
+  auto hand_out = [&](const std::vector<ValueId>& to, std::size_t first, const Carried& from) {
+    std::size_t at = 0;
+    for (std::size_t i = first; i < to.size(); ++i) {
+      Registers& r = rep(to[i]).registers;
+      const auto n = static_cast<std::size_t>(layout(p_.type(to[i])).register_count());
+      r.assign(from.begin() + static_cast<std::ptrdiff_t>(at), from.begin() + static_cast<std::ptrdiff_t>(at + n));
+      at += n;
+    }
+  };
+  const Carried done = counted_loop(b_, begin, end, c64(1), init, [&](Value* i, const Carried& now) {
+    if (op.list < 0) {
+      rep(body.args[0]).number = i;
+    } else {
+      rep(body.args[0]).number = load32(row ? 4 : 6, i);
+      rep(body.args[1]).number = load32(row ? 2 : 1, rep(body.args[0]).number);
+    }
+    hand_out(body.args, vars, now);
+    region(body);
+    Carried next;
+    for (std::size_t k = 0; k < op.results.size(); ++k)
+      for (Value* x : get(body.ops.back().operands[k], layout(p_.type(op.results[k])))) next.push_back(x);
+    return next;
+  });
+  hand_out(op.results, 0, done);
+}
+
+}  // namespace kerf::codegen::nvptx

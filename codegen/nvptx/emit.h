@@ -1,0 +1,163 @@
+// Tile IR to LLVM IR for NVIDIA GPUs. A block of threads runs one instance of the program at a time; each tile is
+// spread over the registers of its threads as a Layout says. Only codegen/nvptx includes this.
+#pragma once
+
+#include <map>
+#include <vector>
+
+#include "codegen/cpu/math.h"
+#include "codegen/emit.h"
+#include "codegen/nvptx/layout.h"
+#include "codegen/nvptx/ptx.h"
+
+namespace kerf::codegen::nvptx {
+
+/// Elementwise mathematics on a GPU. exp is ex2.approx.ftz of x log2(e): within (2 + |x| / 10) ulp, results below
+/// 2^-126 are 0. log and tanh are the polynomials of the CPU, max and min single instructions.
+class GpuMath final : public Math {
+ public:
+  using B = llvm::IRBuilder<>;
+  using V = llvm::Value*;
+  V exp(B& b, V x) const override;
+  V log(B& b, V x) const override;
+  V tanh(B& b, V x) const override;
+  V max(B& b, V x, V y) const override;
+  V min(B& b, V x, V y) const override;
+  V widen(B& b, V bits, DType from) const override;
+  V narrow(B& b, V x, DType to) const override;
+
+ private:
+  cpu::CpuInfo scalar_{.lanes = 1, .registers = 255, .fma = true, .f16c = true, .bf16_dot = false};
+};
+
+/// Where every kind of tile of a program is held: one layout per set of axes, so that elementwise operations never move
+/// data. The result of a dot has the accumulator layout of mma, a tile over some of its axes the same without the
+/// others, anything else is blocked with its contiguous axis over neighbouring lanes.
+class Layouts {
+ public:
+  Layouts(const ir::Program& p, int warp_bits);
+  const Layout& of(const std::vector<ir::AxisExtent>& axes) const;
+  int warp_bits() const { return warp_bits_; }
+  /// The accumulator of a dot with these axes.
+  Layout dot(int row, int column, const ir::Type& t) const;
+  /// Stand-ins for the axis that an operand of a dot lacks.
+  int no_row() const { return axes_; }
+  int no_column() const { return axes_ + 1; }
+
+ private:
+  Layout make(const std::vector<ir::AxisExtent>& axes) const;
+  int axes_, warp_bits_, fast_ = -1;
+  std::vector<std::pair<std::vector<ir::AxisExtent>, Layout>> dots_;
+  mutable std::map<std::vector<std::pair<int, std::int64_t>>, Layout> known_;
+};
+
+class Emitter {
+ public:
+  Emitter(const ir::Program& p, llvm::Module& module, std::int64_t shared_limit);
+  /// Adds the kernel and describes it.
+  Code run();
+
+ private:
+  using Value = llvm::Value;
+  using Registers = std::vector<Value*>;  // by register number of the layout
+  struct Subscript {                      // one axis of a tensor, as a tile sees it
+    int axis = -1;                        // of the block
+    std::int64_t extent = 0;
+    Value* start = nullptr;  // first index, i64
+    Value* size = nullptr;   // of the axis
+    Value* stride = nullptr;
+    ir::ValueId indices = -1;  // gather
+    bool inside = false;       // nothing lies outside the tensor
+  };
+  struct View {
+    Value* base = nullptr;
+    DType dtype = DType::f32;
+    std::vector<Subscript> subscripts;
+    Value* fill = nullptr;  // in register form
+    bool zero_fill = true;
+  };
+  struct Rep {
+    Value* number = nullptr;  // block: its number; entry: which kept tile
+    Registers registers;      // tile
+    View view;                // a load that only dots use
+  };
+  struct Coordinates {           // of this thread in a layout
+    std::map<int, Value*> base;  // by axis: the part of the index that lane and warp give, i32
+    Value* first_copy = nullptr;
+  };
+  /// A dot operand in shared memory: [row][k], k contiguous, rows `pitch` bytes apart, zeros outside.
+  struct SharedTile {
+    Value* base = nullptr;
+    std::int64_t rows = 0, k = 0, pitch = 0;
+  };
+
+  Value* c32(std::int64_t x) { return b_.getInt32(static_cast<std::uint32_t>(x)); }
+  Value* c64(std::int64_t x) { return b_.getInt64(static_cast<std::uint64_t>(x)); }
+  Value* to64(Value* x) { return b_.CreateZExt(x, b_.getInt64Ty()); }
+  Value* argument(std::int64_t word);
+  Value* pointer_argument(std::int64_t word);
+  Value* asm_call(llvm::Type* result, const std::string& text, const std::string& constraints,
+                  const std::vector<Value*>& args, bool effects);
+  void barrier();
+  Value* axis_size(int axis);
+  Value* block_count(int axis, std::int64_t extent);
+  llvm::Type* memory_type(DType t);
+  std::string memory_suffix(DType t);
+  Value* to_register(Value* raw, DType t);
+  Value* to_memory(Value* x, DType t);
+  Value* load_global(Value* ptr, DType t, Value* exists, Value* fill, bool constant);
+  void store_global(Value* x, Value* ptr, DType t, Value* condition);
+  Value* shared_ptr(Value* byte_offset);
+  Value* reserve_shared(std::int64_t bytes);
+
+  const Layout& layout(const ir::Type& t) { return layouts_.of(t.axes); }
+  const Coordinates& coordinates(const Layout& l);
+  /// Index of the element in a register along an axis, i32.
+  Value* index(const Layout& l, int axis, int reg);
+  /// Whether register `reg` holds an element of the tile at all: extents are padded to powers of two. Null: it does.
+  Value* in_tile(const Layout& l, const std::vector<ir::AxisExtent>& axes, int reg);
+  Value* both(Value* x, Value* y) { return !x ? y : !y ? x : b_.CreateAnd(x, y); }
+  Registers get(ir::ValueId v, const Layout& want);
+  Registers convert(const Registers& from, const Layout& a, const Layout& to, const std::vector<ir::AxisExtent>& axes,
+                    DType t);
+  Registers make(const ir::Op& op);
+  View tensor_view(const ir::Op& op, std::size_t first_subscript);
+  View packed_view(const ir::Op& op, ir::ValueId entry);
+  /// Byte address of register `reg` and whether it exists.
+  Value* address(const View& view, const Layout& l, int reg, const std::map<ir::ValueId, Registers>& indices,
+                 Value*& exists);
+  std::map<ir::ValueId, Registers> gather_indices(const View& view, const Layout& l);
+  Registers load(const View& view, const std::vector<ir::AxisExtent>& axes, bool constant);
+
+  void region(const ir::Region& r);
+  void operation(const ir::Op& op);
+  void emit_loop_op(const ir::Op& op);
+  void emit_store(const ir::Op& op);
+  void emit_reduce(const ir::Op& op);
+  void emit_dot(const ir::Op& op);
+  SharedTile share(ir::ValueId v, int k, int row, std::int64_t rows);
+  void multiply(const SharedTile& x, const SharedTile& y, DType t, const Layout& l, int row, int column,
+                Registers& acc);
+
+  const ir::Program& p_;
+  llvm::Module& module_;
+  llvm::IRBuilder<> b_;
+  std::int64_t shared_limit_, shared_now_ = 0, shared_most_ = 0;
+  GpuMath math_;
+  Layouts layouts_;
+  int warp_bits_;
+  llvm::Function* fn_ = nullptr;
+  llvm::GlobalVariable* shared_ = nullptr;
+  Value *lane_ = nullptr, *warp_ = nullptr, *thread_ = nullptr;
+  std::map<ir::ValueId, Value*> gathers_;  // indices that the dot at hand needs: where they lie in shared memory
+  llvm::BasicBlock* setup_ = nullptr;      // runs once; arguments and coordinates are made there
+  std::map<std::int64_t, Value*> arguments_;
+  std::vector<std::pair<Layout, Coordinates>> coordinates_;
+  std::vector<Rep> reps_;
+  std::vector<const ir::Op*> defs_;
+  std::vector<std::vector<const ir::Op*>> users_;
+  Rep& rep(ir::ValueId v) { return reps_[static_cast<std::size_t>(v)]; }
+  const ir::Op* def(ir::ValueId v) const { return defs_[static_cast<std::size_t>(v)]; }
+};
+
+}  // namespace kerf::codegen::nvptx

@@ -1,0 +1,203 @@
+// Loads and stores of the GPU emitter. An element outside the tensor is not touched: its load is predicated off and
+// gives the fill, its store is predicated off. Offsets are 64-bit.
+#include "codegen/cpu/jit.h"
+#include "codegen/nvptx/emit.h"
+#include "kerf/error.h"
+
+namespace kerf::codegen::nvptx {
+
+using ir::Op;
+using ir::OpKind;
+using ir::ValueId;
+using llvm::Value;
+
+llvm::Type* Emitter::memory_type(DType t) {
+  switch (t) {
+    case DType::bf16:
+    case DType::f16:
+    case DType::boolean: return b_.getInt16Ty();  // PTX has no 8-bit registers
+    case DType::i64: return b_.getInt64Ty();
+    case DType::i32: return b_.getInt32Ty();
+    case DType::f32: return b_.getFloatTy();
+  }
+  throw InternalError("gpu emitter: unknown dtype");
+}
+
+std::string Emitter::memory_suffix(DType t) {
+  return t == DType::boolean ? "u8"
+         : size_of(t) == 2   ? "b16"
+         : size_of(t) == 8   ? "b64"
+         : t == DType::f32   ? "f32"
+                             : "b32";
+}
+
+Value* Emitter::to_register(Value* raw, DType t) {
+  if (t == DType::boolean) return b_.CreateICmpNE(raw, b_.getInt16(0));
+  return t == DType::bf16 || t == DType::f16 ? math_.widen(b_, raw, t) : raw;
+}
+
+Value* Emitter::to_memory(Value* x, DType t) {
+  if (t == DType::boolean) return b_.CreateZExt(x, b_.getInt16Ty());
+  return t == DType::bf16 || t == DType::f16 ? math_.narrow(b_, x, t) : x;
+}
+
+namespace {
+std::string letter(DType t) {
+  return t == DType::boolean || size_of(t) == 2 ? "h" : size_of(t) == 8 ? "l" : t == DType::f32 ? "f" : "r";
+}
+}  // namespace
+
+Value* Emitter::load_global(Value* ptr, DType t, Value* exists, Value* fill, bool constant) {
+  // What the program never writes may be read at any time, so LLVM may move and merge those loads.
+  const std::string c = letter(t), load = "ld.global." + memory_suffix(t) + " $0, [$1];";
+  const std::string memory = constant ? "" : ",~{memory}";
+  Value* raw = nullptr;
+  if (!exists) {
+    raw = asm_call(memory_type(t), load, "=" + c + ",l" + memory, {ptr}, !constant);
+  } else {
+    const std::string move = t == DType::boolean || size_of(t) == 2 ? "mov.b16"
+                             : size_of(t) == 8                      ? "mov.b64"
+                                                                    : "mov.b32";
+    Value* otherwise = fill ? to_memory(fill, t) : llvm::Constant::getNullValue(memory_type(t));
+    raw =
+        asm_call(memory_type(t), "{ .reg .pred p; setp.ne.b32 p, $2, 0; " + move + " $0, $3; @p " + load + " }",
+                 "=&" + c + ",l,r," + c + memory, {ptr, b_.CreateZExt(exists, b_.getInt32Ty()), otherwise}, !constant);
+  }
+  return to_register(raw, t);
+}
+
+void Emitter::store_global(Value* x, Value* ptr, DType t, Value* condition) {
+  Value* raw = to_memory(x, t);
+  const std::string store = "st.global." + memory_suffix(t) + " [$0], $1;";
+  if (!condition)
+    asm_call(b_.getVoidTy(), store, "l," + letter(t) + ",~{memory}", {ptr, raw}, true);
+  else
+    asm_call(b_.getVoidTy(), "{ .reg .pred p; setp.ne.b32 p, $2, 0; @p " + store + " }",
+             "l," + letter(t) + ",r,~{memory}", {ptr, raw, b_.CreateZExt(condition, b_.getInt32Ty())}, true);
+}
+
+Emitter::View Emitter::tensor_view(const Op& op, std::size_t first) {
+  const ir::TensorInfo& t = p_.tensors[static_cast<std::size_t>(op.tensor)];
+  const std::int64_t slot = cpu::tensor_slot(p_, op.tensor);
+  View view;
+  view.base = pointer_argument(slot);
+  view.dtype = t.dtype;
+  for (std::size_t i = 0; i < t.axes.size(); ++i) {
+    Subscript s;
+    const ValueId v = op.operands[first + i];
+    const ir::Type& type = p_.type(v);
+    s.size = axis_size(t.axes[i]);
+    s.stride = i + 1 == t.axes.size() ? c64(1) : argument(slot + 1 + static_cast<std::int64_t>(i));
+    if (type.kind == ir::Type::Kind::block) {
+      s.axis = type.axes[0].axis;
+      s.extent = type.axes[0].extent;
+      s.start = b_.CreateMul(rep(v).number, c64(s.extent));
+      const std::int64_t size = p_.axes[static_cast<std::size_t>(s.axis)].size;
+      s.inside = size != ir::unknown && size % s.extent == 0;
+    } else {
+      s.indices = v;
+    }
+    view.subscripts.push_back(s);
+  }
+  const std::size_t fill_at = first + t.axes.size();
+  if (op.kind == OpKind::load && op.operands.size() > fill_at) {
+    const Op* fill = def(op.operands[fill_at]);
+    if (!fill || fill->kind != OpKind::constant) throw InternalError("gpu emitter: a fill is not a constant");
+    view.fill = register_constant(b_, *fill, t.dtype);
+    view.zero_fill = is_integer(t.dtype) ? fill->integer == 0 : fill->number == 0;
+  }
+  return view;
+}
+
+Emitter::View Emitter::packed_view(const Op& op, ValueId entry) {
+  const ir::TensorInfo& t = p_.tensors[static_cast<std::size_t>(op.tensor)];
+  const ir::ListInfo& l = p_.lists[static_cast<std::size_t>(t.list)];
+  View view;
+  view.dtype = t.dtype;
+  const std::int64_t tile = l.row_extent * l.column_extent;
+  Value* byte = b_.CreateMul(rep(entry).number, c64(tile * size_of(t.dtype)));
+  view.base = b_.CreateGEP(b_.getInt8Ty(), pointer_argument(cpu::tensor_slot(p_, op.tensor)), byte);
+  for (int axis : t.axes) {
+    Subscript s;
+    s.axis = axis;
+    s.extent = axis == l.row_axis ? l.row_extent : l.column_extent;
+    s.start = c64(0);
+    s.size = c64(s.extent);
+    s.inside = true;
+    view.subscripts.push_back(s);
+  }
+  view.subscripts[0].stride = c64(view.subscripts[1].extent);
+  view.subscripts[1].stride = c64(1);
+  return view;
+}
+
+std::map<ValueId, Emitter::Registers> Emitter::gather_indices(const View& view, const Layout& l) {
+  std::map<ValueId, Registers> out;
+  for (const Subscript& s : view.subscripts)
+    if (s.indices >= 0) out.emplace(s.indices, get(s.indices, l.only(p_.type(s.indices).axes)));
+  return out;
+}
+
+Value* Emitter::address(const View& view, const Layout& l, int reg, const std::map<ValueId, Registers>& indices,
+                        Value*& exists) {
+  Value* offset = c64(0);
+  exists = nullptr;
+  for (const Subscript& s : view.subscripts) {
+    Value* i = nullptr;
+    if (s.indices >= 0) {
+      const Layout part = l.only(p_.type(s.indices).axes);
+      int from = 0;
+      for (std::size_t k = 0; k < part.registers.size(); ++k)
+        for (std::size_t j = 0; j < l.registers.size(); ++j)
+          if (part.registers[k] == l.registers[j] && (reg >> j & 1)) from |= 1 << k;
+      i = b_.CreateSExt(indices.at(s.indices)[static_cast<std::size_t>(from)], b_.getInt64Ty());
+      exists = both(exists, b_.CreateICmpULT(i, s.size));  // a negative index is a large unsigned number
+    } else {
+      i = b_.CreateAdd(s.start, to64(index(l, s.axis, reg)));
+      if (!s.inside) exists = both(exists, b_.CreateICmpULT(i, s.size));
+    }
+    offset = b_.CreateAdd(offset, b_.CreateMul(i, s.stride));
+  }
+  return b_.CreateGEP(b_.getInt8Ty(), view.base, b_.CreateMul(offset, c64(size_of(view.dtype))));
+}
+
+Emitter::Registers Emitter::load(const View& view, const std::vector<ir::AxisExtent>& axes, bool constant) {
+  const Layout& l = layouts_.of(axes);
+  const auto indices = gather_indices(view, l);
+  if (!constant) barrier();  // sees what this block stored before
+  Registers out;
+  for (int r = 0; r < l.register_count(); ++r) {
+    Value* exists = nullptr;
+    Value* ptr = address(view, l, r, indices, exists);
+    exists = both(exists, in_tile(l, axes, r));
+    out.push_back(load_global(ptr, view.dtype, exists, view.fill, constant));
+  }
+  return out;
+}
+
+void Emitter::emit_store(const Op& op) {
+  const View view = op.kind == OpKind::store ? tensor_view(op, 1) : packed_view(op, op.operands[1]);
+  std::vector<ir::AxisExtent> axes = p_.type(op.operands[0]).axes;
+  for (const Subscript& s : view.subscripts) {
+    const auto more = s.indices < 0 ? std::vector<ir::AxisExtent>{{s.axis, s.extent}} : p_.type(s.indices).axes;
+    axes = *ir::unite(axes, more);
+  }
+  const Layout& l = layouts_.of(axes);
+  const ir::Type& t = p_.type(op.operands[0]);
+  const Layout part = t.axes.size() == axes.size() ? l : l.only(t.axes);
+  const Registers value = get(op.operands[0], part);
+  const auto indices = gather_indices(view, l);
+  if (p_.tensors[static_cast<std::size_t>(op.tensor)].access == ir::Access::inout) barrier();  // every thread has read
+  for (int r = 0; r < l.register_count(); ++r) {
+    int from = 0;
+    for (std::size_t k = 0; k < part.registers.size(); ++k)
+      for (std::size_t j = 0; j < l.registers.size(); ++j)
+        if (part.registers[k] == l.registers[j] && (r >> j & 1)) from |= 1 << k;
+    Value* exists = nullptr;
+    Value* ptr = address(view, l, r, indices, exists);
+    exists = both(both(exists, in_tile(l, axes, r)), coordinates(l).first_copy);
+    store_global(value[static_cast<std::size_t>(from)], ptr, view.dtype, exists);
+  }
+}
+
+}  // namespace kerf::codegen::nvptx
