@@ -185,12 +185,16 @@ std::unique_ptr<llvm::TargetMachine> make_target_machine(const Target& target) {
     LLVMInitializeAArch64Target();
     LLVMInitializeAArch64TargetMC();
     LLVMInitializeAArch64AsmPrinter();
+    LLVMInitializeNVPTXTargetInfo();
+    LLVMInitializeNVPTXTarget();
+    LLVMInitializeNVPTXTargetMC();
+    LLVMInitializeNVPTXAsmPrinter();
     return true;
   }();
   (void)initialized;
 
-  if (!is_x86(target) && !is_aarch64(target))
-    throw UsageError(fmt::format("target: '{}' is neither x86-64 nor AArch64, the processors Kerf generates code for",
+  if (!is_x86(target) && !is_aarch64(target) && !target.is_cuda())
+    throw UsageError(fmt::format("target: '{}' is neither x86-64, AArch64 nor a CUDA GPU, which Kerf generates code for",
                                  target.triple));
   std::string error;
   const llvm::Target* found = llvm::TargetRegistry::lookupTarget(target.triple, error);
@@ -207,7 +211,7 @@ std::unique_ptr<llvm::TargetMachine> make_target_machine(const Target& target) {
     throw UsageError(fmt::format("target: '{}' is no processor that LLVM {} knows", target.cpu, LLVM_VERSION_STRING));
 
   std::unique_ptr<llvm::TargetMachine> machine(
-      found->createTargetMachine(target.triple, "", target.features, llvm::TargetOptions(), llvm::Reloc::PIC_,
+      found->createTargetMachine(target.triple, target.is_cuda() ? target.cpu : "", target.features, llvm::TargetOptions(), llvm::Reloc::PIC_,
                                  llvm::CodeModel::Small, llvm::CodeGenOptLevel::Default));
   if (!machine) throw InternalError(fmt::format("target: LLVM has no code generator for '{}'", target.triple));
   return machine;

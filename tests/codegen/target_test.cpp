@@ -143,8 +143,8 @@ TEST_CASE("emit: a target that LLVM does not know is a usage error") {
   const Program p = exponential();
   const auto message = [&](const Target& t) { return message_of<UsageError>([&] { emit(p, Stage::assembly, t); }); };
   CHECK(contains(message({"riscv64-unknown-linux-gnu", "", ""}),
-                 "'riscv64-unknown-linux-gnu' is neither x86-64 nor AArch64"));
-  CHECK(contains(message({"", "", ""}), "'' is neither x86-64 nor AArch64"));
+                 "'riscv64-unknown-linux-gnu' is neither x86-64, AArch64 nor a CUDA GPU"));
+  CHECK(contains(message({"", "", ""}), "'' is neither x86-64, AArch64 nor a CUDA GPU"));
   CHECK(contains(message({"x86_64-unknown-linux-gnu", "", "+avx9"}), "'avx9' is no feature that LLVM 19"));
   CHECK(contains(message({"x86_64-unknown-linux-gnu", "", "avx2"}),
                  "'avx2' in the feature list is not of the form +name"));
