@@ -37,7 +37,7 @@ Kernel compile(const Program& program, const Target& target, const Schedule& sch
     throw UsageError(fmt::format("compile: {} for cuda:{} with a target of the CPU ({}); use Target::of(device)",
                                  program.ir().name, device.ordinal, target.level()));
   auto impl = std::make_shared<Kernel::Impl>();
-  impl->program = passes::pipeline(program.ir(), schedule.stage);
+  impl->program = passes::pipeline(program.ir(), schedule.stage && !target.is_cuda());
   if (target.is_cuda())
     impl->gpu = std::make_unique<const cuda::CompiledProgram>(cuda::Device::open(device.ordinal), impl->program, target,
                                                               schedule);
@@ -101,7 +101,7 @@ Device Kernel::device() const {
 
 std::string emit(const Program& program, Stage stage, const Target& target, const Schedule& schedule) {
   if (stage == Stage::dsl) return program.text(true);
-  const ir::Program lowered = passes::pipeline(program.ir(), schedule.stage);
+  const ir::Program lowered = passes::pipeline(program.ir(), schedule.stage && !target.is_cuda());
   if (stage == Stage::tile) return ir::print(lowered, true);
   if (target.is_cuda()) return codegen::nvptx::emit_text(lowered, stage, target, schedule);
   return codegen::cpu::emit_text(lowered, stage, target, schedule);

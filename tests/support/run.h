@@ -1,5 +1,6 @@
 // Runs a program wherever it can run and compares: the interpreter defines it, the CPU kernel must agree with the same
-// reference, and its bits must not depend on the number of threads. For AArch64 it is lowered to an object file.
+// reference, and its bits must not depend on the number of threads; so must a GPU where there is one. For AArch64 it is
+// lowered to an object file.
 #pragma once
 
 #include <doctest/doctest.h>
@@ -11,6 +12,7 @@
 #include "kerf/kernel.h"
 #include "lib/ir/ir.h"
 #include "tests/codegen/targets.h"
+#include "tests/support/cuda_run.h"
 #include "tests/support/tensors.h"
 
 namespace kerf::test {
@@ -63,6 +65,12 @@ void on_each_backend(const Program& program, const Launch& launch, Check check) 
       CHECK(bits[i] == written[i].first->bytes());
     }
   }
+
+  if (const auto device = gpu())
+    for (const Target& target : gpu_targets()) {
+      const Kernel on_gpu = compile(program, target, {}, device->tag());
+      run("gpu, " + target.cpu, [&] { launch_on_gpu(device, on_gpu, program.ir(), launch.args()); });
+    }
 
   const Object object = lower(program, Target::aarch64());
   CHECK(object.functions == std::vector<std::string>{program.name()});

@@ -51,7 +51,7 @@ void compare(const Program& program, std::int64_t N, std::int64_t V) {
   Random random(2);
   Array x = normal(random, f32, {N, V}, 3, /*padding=*/5), y(f32, {N, V}, /*padding=*/2);
   on_each_backend(program, {{{"x", &x}, {"y", &y}}}, [&] {
-    const Error e = error(y, reference(x));
+    const auto e = error(y, reference(x));
     CHECK(e.norm < 1e-6);
     CHECK(e.worst_row < 1e-6);
   });

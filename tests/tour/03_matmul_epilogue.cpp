@@ -54,7 +54,7 @@ TEST_CASE("matmul_epilogue: y = tanh(a b^T + bias) on shapes that no block divid
         Array bias = normal(random, f32, {N}), y(f32, {M, N});
         on_each_backend(matmul_epilogue(dtype, block, 2 * block, block),
                         {{{"a", &a}, {"b", &b}, {"bias", &bias}, {"y", &y}}}, [&] {
-                          const Error e = error(y, reference(a, b, bias));
+                          const auto e = error(y, reference(a, b, bias));
                           CHECK(e.norm < 1e-6);
                           CHECK(e.worst_row < 1e-5);
                         });

@@ -52,7 +52,7 @@ TEST_CASE("layer_norm: mean and variance of rows of any length") {
         Array scale = normal(random, f32, {D}), shift = normal(random, f32, {D});
         const double tolerance = dtype == f32 ? 1e-5 : dtype == f16 ? 1e-3 : 4e-3;
         on_each_backend(layer_norm(dtype), {{{"x", &x}, {"y", &y}, {"scale", &scale}, {"shift", &shift}}}, [&] {
-          const Error e = error(y, reference(x, scale, shift));
+          const auto e = error(y, reference(x, scale, shift));
           CHECK(e.norm < tolerance);
           CHECK(e.worst_row < tolerance);
         });
