@@ -23,8 +23,8 @@ inline std::shared_ptr<const cuda::Device> gpu() {
   try {
     return cuda::Device::open(0);
   } catch (const Error& e) {
-    if (device_required()) FAIL("--device cuda: " << e.what());
-    MESSAGE("SKIPPED, no GPU: " << e.what());
+    if (device_required()) FAIL("--device cuda: " << std::string(e.what()));
+    MESSAGE("SKIPPED, no GPU: " << std::string(e.what()));
     return nullptr;
   }
 }
