@@ -30,8 +30,8 @@ struct Target {
   /// A GPU: "sm_80", "sm_86", "sm_87", "sm_89", "sm_90" or "sm_90a". Code for sm_90a runs on compute capability 9.0 and
   /// on nothing else; code for the others runs on every later GPU too.
   static Target cuda(const std::string& arch);
-  /// The target for a device at hand. GPUs: sm_90a for 9.0, sm_80 for all others, which the driver translates for GPUs
-  /// newer than the code generator knows. Throws DeviceError where there is no such device or it is older than 8.0.
+  /// The target for a device at hand. GPUs: sm_90a for 9.0; for others sm_80, or sm_86 where a block may have less
+  /// than 163 KiB of shared memory, which the driver translates for GPUs newer than the code generator knows. Throws DeviceError where there is no such device or it is older than 8.0.
   static Target of(Device device);
   /// The level of an x86 target ("avx512bf16"), or the architecture's name ("neon", "sm_90a").
   std::string level() const;

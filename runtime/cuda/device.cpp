@@ -60,7 +60,9 @@ std::string architecture(const DeviceInfo& info) {
         fmt::format("cuda: {} has compute capability {}.{}; Kerf generates code for 8.0 (Ampere) and later: "
                     "use another GPU or the CPU",
                     info.describe(), info.major, info.minor));
-  return info.major == 9 && info.minor == 0 ? "sm_90a" : "sm_80";
+  if (info.major == 9 && info.minor == 0) return "sm_90a";
+  // 8.6, 8.9 and 12.0 run code for 8.0, but give a block less shared memory than that may ask for.
+  return info.shared_bytes >= 163 << 10 ? "sm_80" : "sm_86";
 }
 
 std::shared_ptr<const Device> Device::open(std::shared_ptr<const Driver> driver, int ordinal) {

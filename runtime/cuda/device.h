@@ -32,7 +32,8 @@ struct DeviceInfo {
 /// number.
 DeviceInfo device_info(const Driver& driver, int ordinal);
 
-/// The architecture that code for it is generated for: sm_90a for 9.0, else sm_80. Throws DeviceError below 8.0.
+/// The architecture that code for it is generated for: sm_90a for 9.0, else sm_80, or sm_86 where blocks have
+/// less shared memory. Throws DeviceError below 8.0.
 std::string architecture(const DeviceInfo& info);
 
 /// A device whose primary context, the one that CUDA's runtime and so everyone else in the process uses, is kept alive.

@@ -151,7 +151,7 @@ TEST_CASE("cuda device: the driver is let go of while everything on it fails") {
     CHECK(thrown([&] { device->synchronize(); }) != "nothing");
   }
   CHECK(fake.stack().empty());
-  fake->lost = cuda::api::Result::success;
+  fake->lost = cuda::api::Result::success;  // and found again by the next test
   fake.unbalanced = true;
 }
 

@@ -159,9 +159,9 @@ TEST_CASE("cuda driver: the architecture for a device; one that is too old is re
   };
   CHECK(of("9.0") == "sm_90a +ptx83");
   CHECK(of("8.0") == "sm_80 +ptx80");
-  CHECK(of("8.9") == "sm_80 +ptx80");
+  CHECK(of("8.9") == "sm_86 +ptx80");
   CHECK(of("10.0") == "sm_80 +ptx80");
-  CHECK(of("12.0") == "sm_80 +ptx80");
+  CHECK(of("12.0") == "sm_86 +ptx80");
   CHECK(of("7.5") ==
         "DeviceError: cuda: cuda:0 (Stand-in 0) has compute capability 7.5; Kerf generates code for 8.0 (Ampere) and "
         "later: "

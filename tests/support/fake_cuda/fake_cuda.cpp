@@ -189,7 +189,9 @@ Result cuDeviceGetAttribute(int* value, DeviceAttribute attribute, DeviceId devi
     case DeviceAttribute::l2_cache_size: *value = 60 << 20; break;
     case DeviceAttribute::compute_capability_major: *value = gpu.major; break;
     case DeviceAttribute::compute_capability_minor: *value = gpu.minor; break;
-    case DeviceAttribute::max_shared_memory_per_block_optin: *value = gpu.major == 9 ? 232448 : 166912; break;
+    case DeviceAttribute::max_shared_memory_per_block_optin:
+      *value = gpu.minor == 0 && gpu.major < 12 ? (gpu.major == 8 ? 163 << 10 : 227 << 10) : 99 << 10;
+      break;
     default: return Result::invalid_value;
   }
   return Result::success;
