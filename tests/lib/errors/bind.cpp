@@ -1,4 +1,6 @@
 // Arguments that do not fit the program are told before anything is read or written.
+#include <doctest/doctest.h>
+
 #include <array>
 #include <cstdint>
 #include <limits>

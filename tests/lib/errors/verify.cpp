@@ -1,4 +1,6 @@
 // A pass that breaks a program is caught by the verifier: each case takes a sound program and breaks one rule.
+#include <doctest/doctest.h>
+
 #include <functional>
 
 #include "lib/ir/ir.h"
