@@ -27,10 +27,13 @@ std::vector<LossProgram> LossPrograms::all() const {
 
 Program LossPrograms::record(LossProgram which) const {
   const kernels::Blocks &forward = blocks_.forward, &backward = blocks_.backward;
+  // Logits are summed over d as in the forward: what rounding does to them cancels in exp(z - lse).
+  kernels::Blocks again = backward;
+  again.d = forward.d;
   switch (which) {
     case LossProgram::lse_forward: return kernels::lse_forward(shape_, forward);
     case LossProgram::combine: return kernels::combine(forward.n);
-    case LossProgram::grad_tiles: return kernels::grad_tiles(shape_, backward);
+    case LossProgram::grad_tiles: return kernels::grad_tiles(shape_, again);
     case LossProgram::grad_e: return kernels::grad_e(shape_, backward, false, false);
     case LossProgram::grad_e_begin: return kernels::grad_e(shape_, backward, true, true);
     case LossProgram::grad_e_end: return kernels::grad_e(shape_, backward, true, false);
