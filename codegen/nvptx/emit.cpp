@@ -46,8 +46,9 @@ Layouts::Layouts(const ir::Program& p, int warp_bits) : axes_(static_cast<int>(p
   ir::walk(p.body, [&](const Op& op) {
     if (op.kind == OpKind::dot) {
       const ir::Type &a = p.type(op.operands[0]), &b = p.type(op.operands[1]);
-      dots_.emplace_back(p.type(op.results[0]).axes,
-                         dot(own_axis(a, b, no_row()), own_axis(b, a, no_column()), p.type(op.results[0])));
+      // A row or column that no axis stands for is not part of how the tile is held: every such thread has a copy.
+      const ir::Type& t = p.type(op.results[0]);
+      dots_.emplace_back(t.axes, dot(own_axis(a, b, no_row()), own_axis(b, a, no_column()), t).only(t.axes));
     } else if ((op.kind == OpKind::load || op.kind == OpKind::store) &&
                !p.tensors[static_cast<std::size_t>(op.tensor)].axes.empty()) {
       ++votes[static_cast<std::size_t>(p.tensors[static_cast<std::size_t>(op.tensor)].axes.back())];
@@ -358,8 +359,11 @@ void Emitter::operation(const Op& op) {
       const View view = op.kind == OpKind::load ? tensor_view(op, 0) : packed_view(op, op.operands[0]);
       const bool input = p_.tensors[static_cast<std::size_t>(op.tensor)].access == ir::Access::input;
       const auto& users = users_[static_cast<std::size_t>(v)];
-      if (input && view.zero_fill &&
-          std::all_of(users.begin(), users.end(), [](const Op* u) { return u->kind == OpKind::dot; }))
+      // What only dots multiply goes from the tensor to shared memory.
+      const bool factor = std::all_of(users.begin(), users.end(), [v](const Op* u) {
+        return u->kind == OpKind::dot && (u->operands.size() < 3 || u->operands[2] != v);
+      });
+      if (input && view.zero_fill && factor)
         rep(v).view = view;
       else
         rep(v).registers = load(view, p_.type(v).axes, input);

@@ -64,17 +64,17 @@ Emitter::Registers Emitter::convert(const Registers& from, const Layout& a, cons
     return shared_ptr(b_.CreateAdd(base, b_.CreateMul(n, c32(bytes))));
   };
   barrier();
-  auto write = [&] {
-    for (int r = 0; r < a.register_count(); ++r) {
+  for (int r = 0; r < a.register_count(); ++r) {
+    auto write = [&] {
       Value* x = from[static_cast<std::size_t>(r)];
       b_.CreateStore(t == DType::boolean ? b_.CreateZExt(x, type) : x, at(a, r));
-    }
-  };
-  std::vector<Value*> places;
-  if (Value* first = coordinates(a).first_copy)
-    emit_branch(b_, first, write);
-  else
-    write();
+    };
+    // Of a dot that lacks an axis only the first row or column is the tile.
+    if (Value* condition = both(coordinates(a).first_copy, in_tile(a, {}, r)))
+      emit_branch(b_, condition, write);
+    else
+      write();
+  }
   barrier();
   Registers out;
   for (int r = 0; r < to.register_count(); ++r) {

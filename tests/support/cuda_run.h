@@ -1,4 +1,5 @@
-// Runs a program on a GPU with arguments that lie in host memory: everything is copied there, and what it may write back.
+// Runs a program on a GPU with arguments that lie in host memory: everything is copied there, and what it may write
+// back.
 #pragma once
 
 #include <doctest/doctest.h>
@@ -37,8 +38,8 @@ inline std::vector<Target> gpu_targets() {
   return all;
 }
 
-inline void launch_on_gpu(const std::shared_ptr<const cuda::Device>& gpu, const Kernel& kernel, const ir::Program& program,
-                          const LaunchArgs& host) {
+inline void launch_on_gpu(const std::shared_ptr<const cuda::Device>& gpu, const Kernel& kernel,
+                          const ir::Program& program, const LaunchArgs& host) {
   struct Copy {
     void* from;
     std::size_t bytes;
