@@ -1,10 +1,17 @@
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
+#include <numeric>
+#include <set>
+#include <vector>
 
 #include "tools/support/compare.h"
+#include "tools/support/problem.h"
+#include "tools/support/sample.h"
 
+using namespace kerf;
 using namespace kerf::tools;
 
 namespace {
@@ -39,4 +46,42 @@ TEST_CASE("errors: a zero reference is measured by the scale, NaN never looks sm
   const GradientError e = summarize(rows_of({{1, 1}, {std::numeric_limits<double>::quiet_NaN(), 1}, {1, 1}}), 1);
   CHECK(std::isnan(e.norm));
   CHECK(std::isnan(e.worst_row));
+}
+
+TEST_CASE("a sample of a large problem holds every target's row and stands for the whole vocabulary") {
+  const Problem p = random_problem({300, 12, 4000, f32, Reduction::none, 9, 0.05});
+  const Sample all = choose_rows(p.view(), 9);
+  CHECK(all.text.empty());
+  CHECK(all.rows.de.size() == 285);
+  CHECK(all.rows.dc.size() == 4000);
+
+  const Sample part = choose_rows(p.view(), 9, 1000, 50, 600);
+  CHECK(part.rows.de.size() == 50);
+  CHECK(std::set(part.rows.de.begin(), part.rows.de.end()).size() == 50);
+  CHECK(std::is_sorted(part.rows.dc.begin(), part.rows.dc.end()));
+  const std::set<std::int64_t> chosen(part.rows.dc.begin(), part.rows.dc.end());
+  CHECK(chosen.size() == part.rows.dc.size());
+  std::set<std::int64_t> labels;
+  for (const std::int64_t t : p.target)
+    if (t != Problem::ignore_index) labels.insert(t);
+  for (const std::int64_t t : labels) CHECK(chosen.count(t) == 1);
+  CHECK(chosen.size() == labels.size() + 600);
+  CHECK(std::accumulate(part.dc_weight.begin(), part.dc_weight.end(), 0.0) == doctest::Approx(4000));
+  CHECK(part.text.starts_with("de: 50 of 285 rows; dc: all "));
+
+  // An error made everywhere alike is estimated from the sample as from the whole.
+  const auto error_of = [&](const Sample& sample) {
+    RowErrors dc(sample.rows.dc.size());
+    dc.weight = sample.dc_weight;
+    reference_loss(p.view(), sample.rows, [&](std::int64_t i, const double* row) {
+      std::vector<double> ours(row, row + 12);
+      Random random(77, static_cast<std::uint64_t>(sample.rows.dc[static_cast<std::size_t>(i)]));
+      for (double& x : ours) x += 1e-3 * random.bell();
+      dc.set(static_cast<std::size_t>(i), ours.data(), row, 12);
+    });
+    return summarize(dc, 1).norm;
+  };
+  const double whole = error_of(all);
+  CHECK(whole > 1e-4);
+  CHECK(std::abs(error_of(part) / whole - 1) < 0.05);
 }

@@ -11,6 +11,7 @@
 #include "tools/kerf/verbs.h"
 #include "tools/support/compare.h"
 #include "tools/support/reference.h"
+#include "tools/support/sample.h"
 
 namespace kerf::tools {
 namespace {
@@ -20,9 +21,6 @@ struct CheckOptions {
   bool json = false;
 };
 
-/// N * D * V up to which every row of de and dc is compared; above it a sample.
-constexpr double whole_limit = 1.1e11;
-constexpr std::int64_t sampled_de_rows = 256, sampled_dc_rows = 2048;
 constexpr double loss_tolerance = 1e-5;
 
 double gradient_tolerance(DType dtype) { return dtype == f32 ? 1e-5 : dtype == f16 ? 1e-3 : 4e-3; }
@@ -30,56 +28,6 @@ double gradient_tolerance(DType dtype) { return dtype == f32 ? 1e-5 : dtype == f
 double lse_tolerance(double lse) {
   const auto x = static_cast<float>(std::abs(lse));
   return std::max(1e-5, 2 * static_cast<double>(std::nextafter(x, std::numeric_limits<float>::infinity()) - x));
-}
-
-/// Which rows are compared, and how many each row of dc stands for.
-struct Sample {
-  ReferenceRows rows;
-  std::vector<double> dc_weight;
-  std::string text;  // what was sampled; empty: all rows are compared
-};
-
-std::vector<std::int64_t> choose(std::vector<std::int64_t> from, std::int64_t count, Random random) {
-  const auto size = static_cast<std::int64_t>(from.size());
-  count = std::min(count, size);
-  for (std::int64_t i = 0; i < count; ++i)
-    std::swap(from[static_cast<std::size_t>(i)], from[static_cast<std::size_t>(i + random.below(size - i))]);
-  from.resize(static_cast<std::size_t>(count));
-  std::sort(from.begin(), from.end());
-  return from;
-}
-
-Sample choose_rows(const Problem& p) {
-  const ProblemSpec& s = p.spec;
-  Sample sample;
-  std::vector<std::int64_t> valid, labels, others;
-  std::vector<bool> is_label(static_cast<std::size_t>(s.vocabulary));
-  for (std::int64_t n = 0; n < s.tokens; ++n) {
-    const std::int64_t target = p.target[static_cast<std::size_t>(n)];
-    if (target == Problem::ignore_index) continue;
-    valid.push_back(n);
-    is_label[static_cast<std::size_t>(target)] = true;
-  }
-  const double size = static_cast<double>(s.tokens) * static_cast<double>(s.hidden) * static_cast<double>(s.vocabulary);
-  if (size <= whole_limit) {
-    sample.rows.de = std::move(valid);
-    sample.rows.dc.resize(static_cast<std::size_t>(s.vocabulary));
-    std::iota(sample.rows.dc.begin(), sample.rows.dc.end(), std::int64_t{0});
-    sample.dc_weight.assign(sample.rows.dc.size(), 1);
-    return sample;
-  }
-  for (std::int64_t v = 0; v < s.vocabulary; ++v)
-    (is_label[static_cast<std::size_t>(v)] ? labels : others).push_back(v);
-  const auto all_valid = valid.size(), all_others = others.size();
-  sample.rows.de = choose(std::move(valid), sampled_de_rows, Random(s.seed, 1));
-  others = choose(std::move(others), sampled_dc_rows, Random(s.seed, 2));
-  sample.text = fmt::format("de: {} of {} rows; dc: all {} rows of targets and {} of the {} others, weighted",
-                            sample.rows.de.size(), all_valid, labels.size(), others.size(), all_others);
-  std::merge(labels.begin(), labels.end(), others.begin(), others.end(), std::back_inserter(sample.rows.dc));
-  const double weight = static_cast<double>(all_others) / static_cast<double>(others.size());
-  for (const std::int64_t v : sample.rows.dc)
-    sample.dc_weight.push_back(is_label[static_cast<std::size_t>(v)] ? 1 : weight);
-  return sample;
 }
 
 struct LossErrors {
@@ -146,7 +94,7 @@ int check(const CheckOptions& options) {
   const double library_s = seconds_since(start);
   std::vector<std::string> failures = call.defects();
 
-  const Sample sample = choose_rows(problem);
+  const Sample sample = choose_rows(problem.view(), spec.seed);
   RowErrors de(sample.rows.de.size()), dc(sample.rows.dc.size());
   dc.weight = sample.dc_weight;
   const auto compare = [&](RowErrors& errors, std::size_t i, const void* ours, std::int64_t row,

@@ -155,7 +155,7 @@ void parse_shape(const std::string& text, ProblemSpec& spec) {
     if (error != std::errc{} || (last ? stop != end : stop == end || *stop != ','))
       throw UsageError(
           fmt::format("shape '{}': expected N,D,V (tokens, hidden size, vocabulary), as in 1000,333,50257", text));
-    at = stop + 1;
+    if (!last) at = stop + 1;
   }
 }
 
