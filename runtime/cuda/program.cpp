@@ -77,6 +77,7 @@ std::string LoadedCode::unfit(const ir::Program& program, const ir::Bound& bound
 
 void LoadedCode::launch(const ir::Program& program, const ir::Bound& bound, Stream stream) const {
   const Device& device = module_.device();
+  const Current current(device);  // the driver describes tensors only to a context
   std::vector<api::TensorMapBits> maps;
   maps.reserve(maps_.size());
   for (const codegen::nvptx::TensorMap& map : maps_)

@@ -175,7 +175,10 @@ TEST_CASE("gpu: tensor maps that are said to fit are taken by the driver") {
           const cuda::TensorMap map{.rows = 64, .split_columns = split};
           CAPTURE(t.describe());
           if (cuda::unfit_for_map(map, t).empty())
-            CHECK(thrown([&] { cuda::encode_tensor_map(device->driver(), map, t); }) == "nothing");
+            CHECK(thrown([&] {
+                    const cuda::Current current(*device);
+                    cuda::encode_tensor_map(device->driver(), map, t);
+                  }) == "nothing");
         }
 }
 

@@ -57,10 +57,11 @@ inline void launch_on_gpu(const std::shared_ptr<const cuda::Device>& gpu, const 
   args.axes = host.axes;
   for (auto [name, t] : host.tensors) {
     std::int64_t elements = 1;  // from the first to the last, strides included
-    for (int i = 0; i < t.rank; ++i) elements = t.shape[i] > 0 ? elements + (t.shape[i] - 1) * t.strides[i] : 0;
+    for (int i = 0; i < t.rank; ++i) elements += (t.shape[i] - 1) * t.strides[i];
+    if (t.elements() == 0) elements = 0;
     const int which = program.find_tensor(name);
     const bool written = which >= 0 && program.tensors[static_cast<std::size_t>(which)].access != ir::Access::input;
-    t.data = place(t.data, std::max<std::int64_t>(elements, 0) * size_of(t.dtype), written);
+    t.data = place(t.data, elements * size_of(t.dtype), written);
     t.device = gpu->tag();
     args.tensors.emplace_back(name, t);
   }
