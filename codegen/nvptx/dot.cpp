@@ -2,6 +2,8 @@
 // of the tile from fragments: mma.sync m16n8k16 for bf16 and f16, fused multiply-adds for f32. The accumulator layout
 // is one for both. Rows lie 16 bytes further apart than they are long, so that the eight rows of a fragment fall into
 // different banks.
+#include <fmt/format.h>
+
 #include <algorithm>
 
 #include "codegen/cpu/jit.h"
@@ -85,8 +87,8 @@ Emitter::SharedTile Emitter::share(ValueId v, int k, int row, std::int64_t rows)
     Value* raw = nullptr;
     if (exists)
       raw = asm_call(element,
-                     std::string("{ .reg .pred p; setp.ne.b32 p, $2, 0; ") + (c == "f" ? "mov.b32" : "mov.b16") +
-                         " $0, 0; @p " + load + " }",
+                     fmt::format("{{ .reg .pred p; setp.ne.b32 p, $2, 0; {} $0, 0; @p {} }}",
+                                 c == "f" ? "mov.b32" : "mov.b16", load),
                      "=&" + c + ",l,r", {ptr, b_.CreateZExt(exists, b_.getInt32Ty())}, false);
     else
       raw = asm_call(element, load, "=" + c + ",l", {ptr}, false);
