@@ -206,7 +206,7 @@ TEST_CASE("kerf: a wrong call exits with 2 and says what to change, what the dev
   refused("check --shape 1,1,1 --frobnicate", 2, "--frobnicate");
   refused("check --shape 1,1,1 --ignored 2", 2, "--ignored");
   refused("check --shape 1,1,1 --data /nonexistent", 2, "/nonexistent: no such folder");
-  refused("check --shape 1,1,1 --device cuda", 3, "this build computes on the cpu only");
+  refused("check --shape 1,1,1 --device cuda", 3, "the loss computes on the cpu only");
   refused("check --shape 1,1048576,1073741823", 3, "GiB of memory");
   refused("bench --shape 0,8,8", 2, "at least one token");
   refused("emit --shape 1,1,1", 2, "--program");

@@ -112,8 +112,8 @@ int doctor(const DoctorOptions& options) {
     line("compiler", compile_failure.empty() ? fmt::format("works; a small program took {:.0f} ms", compile_ms)
                                              : "FAILED: " + compile_failure);
     line("OpenBLAS", blas ? fmt::format("{}; kernels for {}", blas->config(), blas->core()) : "not found");
-    line("CUDA driver", cuda ? "found; this version computes on the cpu only"
-                             : "not found; not needed, this version computes on the cpu only");
+    line("CUDA driver", cuda ? "found; kernels of your own run on it, the loss on the cpu"
+                             : "not found; not needed, the loss computes on the cpu");
     line("cache folder", "none; programs are compiled when first used and kept in memory");
     for (const std::string& a : advice) fmt::print("-> {}\n", a);
     if (advice.empty()) fmt::print("nothing is missing\n");

@@ -50,7 +50,7 @@ Problem InputOptions::problem(const ProblemSpec& spec) const {
 
 PlanDesc InputOptions::desc(const ProblemSpec& spec) const {
   if (device != "cpu")
-    throw DeviceError(fmt::format("--device {}: this build computes on the cpu only; use --device cpu", device));
+    throw DeviceError(fmt::format("--device {}: the loss computes on the cpu only; use --device cpu", device));
   PlanDesc d;
   d.hidden = spec.hidden;
   d.vocabulary = spec.vocabulary;
