@@ -14,10 +14,9 @@ std::int64_t clip(std::int64_t block, std::int64_t axis) { return std::min(block
 }  // namespace
 
 PlanBlocks choose_blocks(const kernels::Shape& s) {
-  // 256 rows share what each block of c costs to copy; measured best of 128 to 256 rows and 128 to 512 columns; 128
-  // of d in the products of the backward keep every thread busy when rows are few. A
-  // packed copy of e for all of D saves its repacking and pays for narrower blocks of V, as long as it fits beside the
-  // tile.
+  // 256 rows share what each block of c costs to copy; measured best of 128 to 256 rows and 128 to 512 columns; 128 of d
+  // in the products of the backward keep every thread busy when rows are few. A packed copy of e for all of D saves its
+  // repacking and pays for narrower blocks of V, as long as it fits beside the tile.
   constexpr std::int64_t rows = 256;
   kernels::Blocks b{.n = rows, .v = clip(256, s.vocabulary), .d = clip(128, s.hidden), .split = 1};
   // f32 sums over one block of d start anew, so short blocks keep the rounding of large logits down: one chain over all
