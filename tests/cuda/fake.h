@@ -38,7 +38,7 @@ inline std::string beside_tests(const std::string& file) {
   return (std::filesystem::read_symlink("/proc/self/exe").parent_path() / file).string();
 }
 
-/// The stand-in is the driver while this lives; its books are fresh, and balanced at the end unless they need not be.
+/// The stand-in is the driver while this lives; its books are fresh, and balanced at the end.
 class Fake {
  public:
   explicit Fake(const std::string& devices = "9.0")
@@ -51,7 +51,6 @@ class Fake {
     stack_->clear();
   }
   ~Fake() {
-    if (state_->lost != cuda::api::Result::success || unbalanced) return;
     CHECK(state_->memory.size() == 0);
     CHECK(state_->modules == 0);
     CHECK(state_->streams == 0);
@@ -62,8 +61,6 @@ class Fake {
   }
   FakeState* operator->() const { return state_; }
   std::vector<cuda::api::Context>& stack() const { return *stack_; }
-
-  bool unbalanced = false;  // the test keeps the driver from cleaning up
 
  private:
   Variable driver_, devices_;

@@ -4,20 +4,11 @@
 
 #include "runtime/cuda/module.h"
 #include "tests/cuda/fake.h"
+#include "tests/support/cuda_run.h"
 
 namespace kerf::test {
 
 namespace {
-
-/// Device 0, or null without one.
-std::shared_ptr<const cuda::Device> gpu() {
-  try {
-    return cuda::Device::open(0);
-  } catch (const DeviceError& e) {
-    MESSAGE("not run: ", std::string(e.what()));
-    return nullptr;
-  }
-}
 
 cuda::api::StreamHandle raw(Stream s) { return static_cast<cuda::api::StreamHandle>(s.handle); }
 
@@ -57,13 +48,19 @@ TEST_CASE("gpu: a kernel writes what it should and nothing else, launched and re
     out.download(back.data(), out.bytes(), stream);
     stream.synchronize();
   };
-  for (const int cluster : {1, 2}) {
-    if (cluster > 1 && device->info().major < 9) continue;
+  const auto launch_and_check = [&](const cuda::Function& function, int cluster) {
     out.fill(0xff, stream);
-    launch_count(*device, f, {out.data(), 1000, 7}, stream, cluster);
+    launch_count(*device, function, {out.data(), 1000, 7}, stream, cluster);
     read();
     for (std::uint64_t i = 0; i < 1000; ++i) CHECK(back[i] == i + 7);
     for (std::uint64_t i = 1000; i < 1024; ++i) CHECK(back[i] == ~std::uint64_t{0});
+  };
+  launch_and_check(f, 1);
+  if (device->info().major >= 9) {
+    std::string ptx = count_ptx;
+    ptx.replace(ptx.find("sm_80"), 5, "sm_90");
+    const cuda::Module clustered(device, ptx, "count");
+    launch_and_check(clustered.function("count", 128, 0), 2);
   }
   d.check(d->cuStreamBeginCapture_v2(raw(stream), cuda::api::CaptureMode::global), "cuStreamBeginCapture_v2", "a test");
   launch_count(*device, f, {out.data(), 1024, 11}, stream);

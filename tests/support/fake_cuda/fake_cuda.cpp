@@ -76,7 +76,7 @@ std::vector<Gpu>& devices() {
   return list;
 }
 
-/// Before anything else a function asks here whether it is to fail.
+/// Before anything else a function asks here whether it is to fail; one that frees does so before, as on a lost device.
 Result enter(const char* function) {
   ++state().calls[function];
   if (state().lost != Result::success) return state().lost;
@@ -208,13 +208,14 @@ Result cuDevicePrimaryCtxRetain(Context* context, DeviceId device) {
   return Result::success;
 }
 Result cuDevicePrimaryCtxRelease_v2(DeviceId device) {
-  ENTER(cuDevicePrimaryCtxRelease_v2);
   --state().retained[device];
+  ENTER(cuDevicePrimaryCtxRelease_v2);
   return Result::success;
 }
 
 Result cuCtxPushCurrent_v2(Context context) {
-  ENTER(cuCtxPushCurrent_v2);
+  const Result told = enter("cuCtxPushCurrent_v2");
+  if (told != Result::success && told != state().lost) return told;
   stack().push_back(context);
   return Result::success;
 }
@@ -272,10 +273,10 @@ Result cuModuleLoadDataEx(Module* module, const void* image, unsigned count, Jit
   return Result::success;
 }
 Result cuModuleUnload(Module module) {
-  ENTER(cuModuleUnload);
   IN_CONTEXT;
   delete module;
   --state().modules;
+  ENTER(cuModuleUnload);
   return Result::success;
 }
 Result cuModuleGetFunction(Function* function, Module module, const char* name) {
@@ -356,10 +357,10 @@ Result cuMemAlloc_v2(DevicePointer* pointer, std::size_t bytes) {
   return Result::success;
 }
 Result cuMemFree_v2(DevicePointer pointer) {
-  ENTER(cuMemFree_v2);
   IN_CONTEXT;
   if (!state().memory.erase(pointer)) return Result::invalid_value;
   std::free(reinterpret_cast<void*>(pointer));
+  ENTER(cuMemFree_v2);
   return Result::success;
 }
 Result cuMemGetInfo_v2(std::size_t* free, std::size_t* total) {
@@ -425,9 +426,9 @@ Result cuStreamCreate(StreamHandle* stream, unsigned) {
   return Result::success;
 }
 Result cuStreamDestroy_v2(StreamHandle stream) {
-  ENTER(cuStreamDestroy_v2);
   delete stream;
   --state().streams;
+  ENTER(cuStreamDestroy_v2);
   return Result::success;
 }
 Result cuStreamSynchronize(StreamHandle stream) {
@@ -472,9 +473,9 @@ Result cuEventElapsedTime(float* milliseconds, EventHandle start, EventHandle en
   return Result::success;
 }
 Result cuEventDestroy_v2(EventHandle event) {
-  ENTER(cuEventDestroy_v2);
   delete event;
   --state().events;
+  ENTER(cuEventDestroy_v2);
   return Result::success;
 }
 
@@ -506,15 +507,15 @@ Result cuGraphLaunch(GraphExec exec, StreamHandle stream) {
   return Result::success;
 }
 Result cuGraphExecDestroy(GraphExec exec) {
-  ENTER(cuGraphExecDestroy);
   delete exec;
   --state().graphs;
+  ENTER(cuGraphExecDestroy);
   return Result::success;
 }
 Result cuGraphDestroy(Graph graph) {
-  ENTER(cuGraphDestroy);
   delete graph;
   --state().graphs;
+  ENTER(cuGraphDestroy);
   return Result::success;
 }
 
