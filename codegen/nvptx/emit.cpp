@@ -327,10 +327,7 @@ Emitter::Registers Emitter::make(const Op& op) {
     std::vector<Value*> x;
     for (std::size_t o = 0; o < operands.size(); ++o) {
       // The operand's register whose bits are the result's, as far as it has them.
-      int from = 0;
-      for (std::size_t k = 0; k < parts[o].registers.size(); ++k)
-        for (std::size_t j = 0; j < l.registers.size(); ++j)
-          if (parts[o].registers[k] == l.registers[j] && (r >> j & 1)) from |= 1 << k;
+      const int from = matching_register(parts[o], l, r);
       x.push_back(operands[o][static_cast<std::size_t>(from)]);
     }
     out.push_back(emit_elementwise(b_, op, x, in, t.dtype, math_));

@@ -46,10 +46,7 @@ Emitter::Registers Emitter::convert(const Registers& from, const Layout& a, cons
   if (how(a, to) == Move::registers && a.axis_bits(-1) == to.axis_bits(-1)) {
     Registers out;
     for (int r = 0; r < to.register_count(); ++r) {
-      int source = 0;
-      for (std::size_t k = 0; k < a.registers.size(); ++k)
-        for (std::size_t j = 0; j < to.registers.size(); ++j)
-          if (a.registers[k] == to.registers[j] && (r >> j & 1)) source |= 1 << k;
+      const int source = matching_register(a, to, r);
       out.push_back(from[static_cast<std::size_t>(source)]);
     }
     return out;
@@ -109,10 +106,7 @@ void Emitter::emit_reduce(const Op& op) {
   std::vector<std::vector<Best>> chains(static_cast<std::size_t>(rest.register_count()), std::vector<Best>(4));
   std::vector<int> seen(chains.size());
   for (int r = 0; r < l.register_count(); ++r) {
-    int group = 0;
-    for (std::size_t k = 0; k < rest.registers.size(); ++k)
-      for (std::size_t j = 0; j < l.registers.size(); ++j)
-        if (rest.registers[k] == l.registers[j] && (r >> j & 1)) group |= 1 << k;
+    const int group = matching_register(rest, l, r);
     Best b{x[static_cast<std::size_t>(r)], arg ? index(l, op.axis, r) : nullptr};
     // Past the end of a padded axis nothing may count.
     if ((std::int64_t{1} << l.axis_bits(op.axis)) > from.extent(op.axis))

@@ -77,6 +77,14 @@ std::string Layout::to_text(const ir::Program& p) const {
   return s;
 }
 
+int matching_register(const Layout& part, const Layout& whole, int reg) {
+  int match = 0;
+  for (std::size_t k = 0; k < part.registers.size(); ++k)
+    for (std::size_t j = 0; j < whole.registers.size(); ++j)
+      if (part.registers[k] == whole.registers[j] && (reg >> j & 1)) match |= 1 << k;
+  return match;
+}
+
 Place place_of(const Layout& l, const std::vector<std::pair<int, std::int64_t>>& index) {
   Place at;
   auto fill = [&](const std::vector<Bit>& bits, int& number) {

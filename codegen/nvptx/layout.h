@@ -52,6 +52,10 @@ struct Layout {
   std::string to_text(const ir::Program& p) const;
 };
 
+/// The register of `part` that holds what register `reg` of `whole` holds, as far as `part` has its bits: how an
+/// operand over fewer axes, or in another order of registers, is found.
+int matching_register(const Layout& part, const Layout& whole, int reg);
+
 /// Where an element is: the inverse of a layout. Copies: the first.
 struct Place {
   int reg = 0, lane = 0, warp = 0;

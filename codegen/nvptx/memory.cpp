@@ -146,10 +146,7 @@ Value* Emitter::address(const View& view, const Layout& l, int reg, const std::m
     Value* i = nullptr;
     if (s.indices >= 0) {
       const Layout part = l.only(p_.type(s.indices).axes);
-      int from = 0;
-      for (std::size_t k = 0; k < part.registers.size(); ++k)
-        for (std::size_t j = 0; j < l.registers.size(); ++j)
-          if (part.registers[k] == l.registers[j] && (reg >> j & 1)) from |= 1 << k;
+      const int from = matching_register(part, l, reg);
       i = b_.CreateSExt(indices.at(s.indices)[static_cast<std::size_t>(from)], b_.getInt64Ty());
       exists = both(exists, b_.CreateICmpULT(i, s.size));  // a negative index is a large unsigned number
     } else {
@@ -189,10 +186,7 @@ void Emitter::emit_store(const Op& op) {
   const auto indices = gather_indices(view, l);
   if (p_.tensors[static_cast<std::size_t>(op.tensor)].access == ir::Access::inout) barrier();  // every thread has read
   for (int r = 0; r < l.register_count(); ++r) {
-    int from = 0;
-    for (std::size_t k = 0; k < part.registers.size(); ++k)
-      for (std::size_t j = 0; j < l.registers.size(); ++j)
-        if (part.registers[k] == l.registers[j] && (r >> j & 1)) from |= 1 << k;
+    const int from = matching_register(part, l, r);
     Value* exists = nullptr;
     Value* ptr = address(view, l, r, indices, exists);
     exists = both(both(exists, in_tile(l, axes, r)), coordinates(l).first_copy);
