@@ -23,7 +23,13 @@ TileListRef fill_by_column(const Rectangle& r, std::byte* memory) {
   for (std::int64_t i = 0; i <= r.rows; ++i) row_begin[i] = static_cast<std::int32_t>(i * width);
   for (std::int64_t i = 0; i <= r.columns; ++i)
     column_begin[i] = static_cast<std::int32_t>((std::clamp(i, r.begin, r.end) - r.begin) * r.rows);
-  return {r.count(), row, column, row_begin, row_items, column_begin, column_items};
+  return {.count = r.count(),
+          .row = row,
+          .column = column,
+          .row_begin = row_begin,
+          .row_items = row_items,
+          .column_begin = column_begin,
+          .column_items = column_items};
 }
 
 }  // namespace kerf::runtime

@@ -114,7 +114,7 @@ std::int64_t tensor_slot(const ir::Program& p, int tensor) {
 }
 
 std::int64_t list_slot(const ir::Program& p, int list) {
-  return tensor_slot(p, static_cast<int>(p.tensors.size())) + 7 * static_cast<std::int64_t>(list);
+  return tensor_slot(p, static_cast<int>(p.tensors.size())) + 8 * static_cast<std::int64_t>(list);
 }
 
 std::vector<std::int64_t> pack_args(const ir::Program& p, const ir::Bound& bound) {
@@ -128,7 +128,7 @@ std::vector<std::int64_t> pack_args(const ir::Program& p, const ir::Bound& bound
   }
   for (const TileListRef& l : bound.lists)
     for (std::int64_t x : {l.count, pointer(l.row), pointer(l.column), pointer(l.row_begin), pointer(l.row_items),
-                           pointer(l.column_begin), pointer(l.column_items)})
+                           pointer(l.column_begin), pointer(l.column_items), pointer(l.device_count)})
       out.push_back(x);
   return out;
 }

@@ -33,7 +33,7 @@ std::string emit_text(const ir::Program& program, Stage stage, const Target& tar
 std::vector<std::byte> emit_object(const ir::Program& program, const Target& target, const Schedule& schedule);
 
 /// The `args` of Entry, all 64-bit: the size of each axis; for each tensor its pointer, then a stride in elements per
-/// axis; for each list count, row, column, row_begin, row_items, column_begin, column_items.
+/// axis; for each list count, row, column, row_begin, row_items, column_begin, column_items, device_count.
 std::vector<std::int64_t> pack_args(const ir::Program& program, const ir::Bound& bound);
 /// Where those of one tensor or list begin.
 std::int64_t tensor_slot(const ir::Program& program, int tensor);

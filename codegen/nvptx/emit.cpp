@@ -115,7 +115,7 @@ Code Emitter::run() {
   Code code;
   code.entry = p_.name;
   code.threads = 32 << warp_bits_;
-  std::int64_t words = static_cast<std::int64_t>(p_.axes.size() * 2) + 7 * static_cast<std::int64_t>(p_.lists.size());
+  std::int64_t words = static_cast<std::int64_t>(p_.axes.size() * 2) + 8 * static_cast<std::int64_t>(p_.lists.size());
   for (const auto& t : p_.tensors) words += 1 + static_cast<std::int64_t>(t.axes.size());
   code.argument_words = words;
 
@@ -154,7 +154,7 @@ Code Emitter::run() {
   std::vector<const Op*> grid;
   Value* instances = c64(1);
   auto count_of = [&](const Op& op) {
-    return op.list >= 0 ? argument(cpu::list_slot(p_, op.list)) : block_count(op.axis, op.extent);
+    return op.list >= 0 ? tile_count(op.list) : block_count(op.axis, op.extent);
   };
   for (const Op& op : p_.body.ops)
     if (op.kind == OpKind::parallel) {
@@ -218,16 +218,25 @@ void Emitter::barrier() { b_.CreateIntrinsic(llvm::Intrinsic::nvvm_barrier0, {},
 Value* Emitter::axis_size(int axis) {
   const std::int64_t size = p_.axes[static_cast<std::size_t>(axis)].size;
   if (size != ir::unknown) return c64(size);
-  // The host's word, or what the device holds at the address behind the lists' words. Read once, at the start.
-  const std::int64_t word = cpu::list_slot(p_, static_cast<int>(p_.lists.size())) + axis;
-  auto& v = arguments_[-1 - word];
+  return told_by(axis, cpu::list_slot(p_, static_cast<int>(p_.lists.size())) + axis, DType::i64);
+}
+
+Value* Emitter::tile_count(int list) {
+  const std::int64_t slot = cpu::list_slot(p_, list);
+  return told_by(slot, slot + 7, DType::i32);
+}
+
+Value* Emitter::told_by(std::int64_t word, std::int64_t address_word, DType t) {
+  auto& v = arguments_[-1 - address_word];
   if (!v) {
-    Value *host = argument(axis), *address = argument(word);
+    Value *host = argument(word), *address = argument(address_word);
     llvm::IRBuilder<>::InsertPointGuard guard(b_);
     b_.SetInsertPoint(setup_->getTerminator());
     Value* told = b_.CreateICmpNE(address, c64(0));
     Value* ptr = b_.CreateIntToPtr(address, llvm::PointerType::get(module_.getContext(), 1));
-    v = load_global(ptr, DType::i64, told, host, true);
+    if (t == DType::i32) host = b_.CreateTrunc(host, b_.getInt32Ty());
+    v = load_global(ptr, t, told, host, true);
+    if (t == DType::i32) v = b_.CreateSExt(v, b_.getInt64Ty());
   }
   return v;
 }

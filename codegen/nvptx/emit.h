@@ -100,6 +100,9 @@ class Emitter {
                   const std::vector<Value*>& args, bool effects);
   void barrier();
   Value* axis_size(int axis);
+  Value* tile_count(int list);
+  /// A word of the arguments, or what the device holds at the address in another one. Read once, at the start.
+  Value* told_by(std::int64_t word, std::int64_t address_word, DType t);
   Value* block_count(int axis, std::int64_t extent);
   llvm::Type* memory_type(DType t);
   std::string memory_suffix(DType t);

@@ -80,6 +80,9 @@ struct TileListRef {
   const std::int32_t* row_items = nullptr;     // [count]
   const std::int32_t* column_begin = nullptr;  // [column blocks + 1]
   const std::int32_t* column_items = nullptr;  // [count]
+  /// Where the kernel finds how many of the tiles there are when it runs, an i32 in its device's memory, at most `count`;
+  /// null: all.
+  const std::int32_t* device_count = nullptr;
 };
 
 /// Arguments by the names the program gave them.
@@ -90,8 +93,9 @@ struct LaunchArgs {
   std::vector<std::pair<std::string, std::int64_t>> axes = {};
   /// CPU: Kernel::scratch_bytes(pool.size()) bytes, aligned to 64; null: allocated for this call.
   void* scratch = nullptr;
-  /// GPU: where the device finds the size of an axis when the kernel runs, an i64 in its memory, at least 0 and at most
-  /// the size that the other arguments tell.
+  /// Where the kernel finds the size of an axis when it runs, an i64 in its device's memory, at least 0 and at most the
+  /// size that the other arguments tell. On a GPU, what tensors hold along that axis from there to the end of a block must be
+  /// zeros where a dot reads it.
   std::vector<std::pair<std::string, const std::int64_t*>> device_sizes = {};
 };
 

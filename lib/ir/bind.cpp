@@ -43,6 +43,7 @@ class Binder {
     names("axis", p_.axes, args_.axes);
     sizes();
     device_sizes();
+    read_device_sizes();
     walked();
     for (const ListInfo& l : p_.lists) bound_.lists.push_back(list(l, *given(args_.lists, l.name)));
     for (const TensorInfo& t : p_.tensors) {
@@ -129,14 +130,26 @@ class Binder {
 
   void device_sizes() {
     names("axis", p_.axes, args_.device_sizes);
-    if (device_.type == DeviceType::cpu && !args_.device_sizes.empty())
-      fail("LaunchArgs::device_sizes has axis {}, and the kernel runs on the CPU", args_.device_sizes[0].first);
     for (const AxisInfo& a : p_.axes) {
       const auto* at = given(args_.device_sizes, a.name);
       if (at && (!*at || reinterpret_cast<std::uintptr_t>(*at) % sizeof(I64)))
         fail("LaunchArgs::device_sizes: the pointer to the size of {} is {}", a.name,
              *at ? "not aligned to 8 bytes" : "null");
       bound_.device_sizes.push_back(at ? *at : nullptr);
+    }
+  }
+
+  /// On the CPU they are read now; the tensors have been compared with the sizes that the other arguments tell.
+  void read_device_sizes() {
+    if (device_.type != DeviceType::cpu) return;
+    for (std::size_t i = 0; i < p_.axes.size(); ++i) {
+      if (!bound_.device_sizes[i]) continue;
+      const I64 n = *bound_.device_sizes[i];
+      I64& size = bound_.axis_size[i];
+      if (n < 0 || n > size)
+        fail("LaunchArgs::device_sizes: axis {} has {} indices and the other arguments tell {}", p_.axes[i].name, n,
+             size);
+      size = n;
     }
   }
 
@@ -264,12 +277,19 @@ class Binder {
 
   I64 blocks(int axis, I64 extent) const { return size(axis) / extent + (size(axis) % extent != 0); }
 
-  TileListRef list(const ListInfo& l, const TileListRef& ref) const {
+  TileListRef list(const ListInfo& l, TileListRef ref) const {
     const I64 rows = blocks(l.row_axis, l.row_extent), columns = blocks(l.column_axis, l.column_extent);
     if (ref.count < 0) fail("tile list {} has {} tiles", l.name, ref.count);
     if (ref.count > INT32_MAX) fail("tile list {} has {} tiles; at most 2^31 - 1 are allowed", l.name, ref.count);
     if (ref.count > 0 && (!ref.row || !ref.column)) fail("tile list {}: row or column is null", l.name);
+    if (reinterpret_cast<std::uintptr_t>(ref.device_count) % sizeof(std::int32_t))
+      fail("tile list {}: device_count is not aligned to 4 bytes", l.name);
     const auto i = static_cast<std::size_t>(&l - p_.lists.data());
+    if (ref.device_count && device_.type == DeviceType::cpu) {
+      if (*ref.device_count < 0 || *ref.device_count > ref.count)
+        fail("tile list {}: its device_count is {} and its count {}", l.name, *ref.device_count, ref.count);
+      ref.count = *ref.device_count;
+    }
     if (device_.type == DeviceType::cuda) {
       if (by_row_[i]) walkable(l, "row", ref.count, ref.row_begin, ref.row_items);
       if (by_column_[i]) walkable(l, "column", ref.count, ref.column_begin, ref.column_items);

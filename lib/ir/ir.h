@@ -171,7 +171,7 @@ struct Bound {
   std::vector<TensorRef> tensors;       // by tensor
   std::vector<TileListRef> lists;       // by list
   std::int64_t instances = 0;           // of the program: product over its `parallel`s
-  std::vector<const std::int64_t*> device_sizes;  // by axis: where a GPU finds its size at run time, or null
+  std::vector<const std::int64_t*> device_sizes;  // by axis: where a kernel finds its size at run time, or null
 };
 /// Throws UsageError: an argument missing, unknown, given twice, null, of another dtype or rank, disagreeing about the
 /// size of an axis, its innermost stride not 1, not memory of `device`, a list entry outside the axes. For a GPU what the

@@ -19,8 +19,9 @@ void reference_grad_c(Shape s, Blocks b, const Doubles& e, const Rows& rows, con
 
 Program grad_c(Shape s, Blocks b, DType out, bool accumulate) {
   ProgramBuilder p(accumulate ? "grad_c_accumulate" : "grad_c");
-  Axis N = p.axis("N"), T = p.axis("T"), V = p.axis("V", s.vocabulary), D = p.axis("D", s.hidden);
-  Tensor e = p.input("e", s.dtype, {T, D}), rows = p.input("rows", i64, {N}), scale;
+  Axis N = p.axis("N"), T = s.compact ? N : p.axis("T"), V = p.axis("V", s.vocabulary), D = p.axis("D", s.hidden);
+  Tensor e = p.input("e", s.dtype, {T, D}), rows, scale;
+  if (!s.compact) rows = p.input("rows", i64, {N});
   if (s.dtype == f16) scale = p.input("scale", f32, {});
   TileList kept = p.tile_list("kept", N, b.n, V, b.v), written = p.tile_list("written", D, b.d, V, b.v);
   Packed dz = p.packed_input("dz", s.dtype, kept, {V, N});
@@ -28,7 +29,8 @@ Program grad_c(Shape s, Blocks b, DType out, bool accumulate) {
 
   auto [at, d, v] = p.parallel(written);
   Tile total = p.loop(kept.in_column(v), zeros(v, d), [&](Kept k, Block n, Tile acc) {
-    return acc + dot(load(dz, k), load(e, load(rows, n, fill(-1)), d));  // contracts N
+    Tile x = s.compact ? load(e, n, d) : load(e, load(rows, n, fill(-1)), d);
+    return acc + dot(load(dz, k), x);  // contracts N
   });
   if (s.dtype == f16) total = total * load(scale);
   if (accumulate) total = total + cast(load(dc, v, d), f32);

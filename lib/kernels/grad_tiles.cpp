@@ -33,17 +33,18 @@ Doubles reference_grad_tiles(Shape s, Blocks b, const Doubles& e, const Doubles&
 Program grad_tiles(Shape s, Blocks b) {
   ProgramBuilder p("grad_tiles");
   Axis N = p.axis("N"), T = p.axis("T"), V = p.axis("V", s.vocabulary), D = p.axis("D", s.hidden);
-  Tensor e = p.input("e", s.dtype, {T, D}), c = p.input("c", s.dtype, {V, D});
+  Tensor e = p.input("e", s.dtype, {s.compact ? N : T, D}), c = p.input("c", s.dtype, {V, D});
   Tensor rows = p.input("rows", i64, {N}), target = p.input("target", i32, {N});
   Tensor lse = p.input("lse", f32, {T}), g = p.input("g", f32, {N});
   TileList kept = p.tile_list("kept", N, b.n, V, b.v);
   Packed dz = p.packed_output("dz", s.dtype, kept, {V, N});
 
   auto [k, n, v] = p.parallel(kept);
-  Tile r = load(rows, n, fill(-1));
-  Tile prob = exp(logits_tile(p, e, c, r, n, v, D, b.d) - load(lse, r, fill(inf)));
-  Tile hit = where(v.index(i32) == load(target, n, fill(-1)), 1, zeros(n, v));
-  store(dz, k, cast((prob - hit) * load(g, n), s.dtype));
+  Tile r = load(rows, n, fill(-1)), y = load(target, n, fill(-1));
+  Tile row_lse = load(lse, r, fill(inf)), row_g = load(g, n);
+  Tile z = s.compact ? logits_tile(p, e, c, n, n, v, D, b.d) : logits_tile(p, e, c, r, n, v, D, b.d);
+  Tile hit = where(v.index(i32) == y, 1, zeros(n, v));
+  store(dz, k, cast((exp(z - row_lse) - hit) * row_g, s.dtype));
   return p.finish();
 }
 

@@ -3,6 +3,9 @@
 // Rows have been compacted before: N here counts valid rows, `rows[n]` is where row n lies in the caller's e, de, lse
 // and loss (axis T), `target[n]` is its label. The backward's `g[n]` is the upstream gradient with the reduction's
 // factor (and for f16 the scale S) in it. V and D are known when a program is built, N at launch.
+//
+// e is the caller's, gathered through `rows`, or with Shape::compact a copy of the valid rows, one behind the other:
+// [N, D], and zeros from there to the end of the last block. A copy costs N D elements once; a GPU reads it in boxes.
 #pragma once
 
 #include <cstdint>
@@ -18,10 +21,11 @@ struct Blocks {
 struct Shape {
   std::int64_t vocabulary, hidden;
   DType dtype;
+  bool compact = false;  // e holds the valid rows alone
 };
 
 /// Partial maximum, sum and target logit of one part of the vocabulary for one block of rows.
-/// e [T, D], c [V, D], rows [N] i64, target [N] i32 -> part_max, part_sum, part_target [S, N] f32.
+/// e [T, D], c [V, D], rows [N] i64 (unless compact), target [N] i32 -> part_max, part_sum, part_target [S, N] f32.
 Program lse_forward(Shape s, Blocks b);
 /// Parts in order: lse [T] and loss [T] of the valid rows, at rows[n].
 Program combine(std::int64_t block_n);

@@ -42,18 +42,21 @@ Parts reference_lse_forward(Shape s, Blocks b, const Doubles& e, const Doubles& 
 
 Program lse_forward(Shape s, Blocks b) {
   ProgramBuilder p("lse_forward");
-  Axis S = p.axis("S"), N = p.axis("N"), T = p.axis("T");
+  Axis S = p.axis("S"), N = p.axis("N"), T = s.compact ? N : p.axis("T");
   Axis V = p.axis("V", s.vocabulary), D = p.axis("D", s.hidden);
-  Tensor e = p.input("e", s.dtype, {T, D}), c = p.input("c", s.dtype, {V, D});
-  Tensor rows = p.input("rows", i64, {N}), target = p.input("target", i32, {N});
+  Tensor e = p.input("e", s.dtype, {T, D}), c = p.input("c", s.dtype, {V, D}), rows;
+  if (!s.compact) rows = p.input("rows", i64, {N});
+  Tensor target = p.input("target", i32, {N});
   Tensor part_max = p.output("part_max", f32, {S, N}), part_sum = p.output("part_sum", f32, {S, N});
   Tensor part_target = p.output("part_target", f32, {S, N});
 
   Block at = p.parallel(S, 1), n = p.parallel(N, b.n);  // blocks of rows follow each other on one part of c
-  Tile r = load(rows, n, fill(-1)), y = load(target, n, fill(-1));
+  const bool compact = s.compact;
+  Tile r, y = load(target, n, fill(-1));
+  if (!compact) r = load(rows, n, fill(-1));
   auto [largest, sum, hit] =
       p.loop(part(V, at, b.split), b.v, carry(full(n, -inf), zeros(n), zeros(n)), [&](Block v, Tile m, Tile s, Tile t) {
-        Tile z = logits_tile(p, e, c, r, n, v, D, b.d);
+        Tile z = compact ? logits_tile(p, e, c, n, n, v, D, b.d) : logits_tile(p, e, c, r, n, v, D, b.d);
         Tile m1 = max(m, reduce_max(z, V));
         Tile base = where(m1 == -inf, 0, m1);
         Tile s1 = s * exp(m - base) + reduce_sum(exp(z - base), V);

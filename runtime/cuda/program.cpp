@@ -47,7 +47,7 @@ void require_on_device(const Device& device, const ir::Program& program, const i
     const std::string what = program.name + ": tile list " + program.lists[i].name;
     if (l.count > 0)
       for (const std::int32_t* p : {l.row, l.column, l.row_items, l.column_items}) check(p, what);
-    for (const std::int32_t* p : {l.row_begin, l.column_begin}) check(p, what);
+    for (const std::int32_t* p : {l.row_begin, l.column_begin, l.device_count}) check(p, what);
   }
   for (std::size_t i = 0; i < program.axes.size(); ++i)
     check(bound.device_sizes[i], program.name + ": the size of " + program.axes[i].name);

@@ -121,9 +121,13 @@ LaunchArgs LaunchData::args() {
   LaunchArgs args;
   for (auto& [name, array] : tensors_) args.tensors.emplace_back(name, array.ref());
   for (List& l : lists_)
-    args.lists.emplace_back(
-        l.name, TileListRef{static_cast<std::int64_t>(l.row.size()), l.row.data(), l.column.data(), l.row_begin.data(),
-                            l.row_items.data(), l.column_begin.data(), l.column_items.data()});
+    args.lists.emplace_back(l.name, TileListRef{.count = static_cast<std::int64_t>(l.row.size()),
+                                                .row = l.row.data(),
+                                                .column = l.column.data(),
+                                                .row_begin = l.row_begin.data(),
+                                                .row_items = l.row_items.data(),
+                                                .column_begin = l.column_begin.data(),
+                                                .column_items = l.column_items.data()});
   args.axes.assign(sizes_.begin(), sizes_.end());
   return args;
 }

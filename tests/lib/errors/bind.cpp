@@ -178,12 +178,19 @@ struct Lists {
   std::int64_t count = 3, instances = 0;
   TensorRef packed{dz.data(), {18}};
   bool no_items = false;
+  const std::int32_t* device_count = nullptr;
 
   std::string error() {
-    TileListRef kept{
-        count, row.data(), column.data(), row_begin.data(), row_items.data(), column_begin.data(), column_items.data()};
+    TileListRef kept{count,
+                     row.data(),
+                     column.data(),
+                     row_begin.data(),
+                     row_items.data(),
+                     column_begin.data(),
+                     column_items.data(),
+                     device_count};
     if (no_items) kept.column_items = nullptr;
-    TileListRef other{3, row.data(), column.data(), nullptr, nullptr, nullptr, nullptr};
+    TileListRef other{.count = 3, .row = row.data(), .column = column.data()};
     LaunchArgs args{.tensors = {{"dz", packed}, {"out", {out.data(), {18}}}, {"y", {y.data(), {3, 8}}}},
                     .lists = {{"kept", kept}, {"other", other}},
                     .axes = {{"V", 8}}};
@@ -252,6 +259,22 @@ TEST_CASE("bind: arguments of a GPU kernel lie on its GPU") {
         "device");
 }
 
+TEST_CASE("bind: tile counts that the device knows") {
+  std::int32_t count = 2;
+  const auto bytes = reinterpret_cast<std::byte*>(&count);
+  CHECK(list_error_with([&](Lists& l) {
+          l.device_count = reinterpret_cast<const std::int32_t*>(bytes + 2);
+        }) == "sums: tile list kept: device_count is not aligned to 4 bytes");
+  count = 4;
+  CHECK(list_error_with([&](Lists& l) {
+          l.device_count = &count;
+        }) == "sums: tile list kept: its device_count is 4 and its count 3");
+  count = 2;  // and then the lists are those of two tiles
+  CHECK(list_error_with([&](Lists& l) {
+          l.device_count = &count;
+        }) == "sums: tile list kept: row_begin runs from 0 to 3, not from 0 to 2");
+}
+
 TEST_CASE("bind: sizes that the device knows") {
   std::int64_t size = 2;
   const auto bytes = reinterpret_cast<std::byte*>(&size);
@@ -265,7 +288,9 @@ TEST_CASE("bind: sizes that the device knows") {
   CHECK(gpu_error_with([&](Sample& s) {
           s.args.device_sizes = {{"N", reinterpret_cast<const std::int64_t*>(bytes + 4)}};
         }) == "plus: LaunchArgs::device_sizes: the pointer to the size of N is not aligned to 8 bytes");
+  CHECK(error_with([&](Sample& s) { s.args.device_sizes = {{"N", &size}}; }) == "no error");
+  size = 1000;
   CHECK(error_with([&](Sample& s) {
           s.args.device_sizes = {{"N", &size}};
-        }) == "plus: LaunchArgs::device_sizes has axis N, and the kernel runs on the CPU");
+        }) == "plus: LaunchArgs::device_sizes: axis N has 1000 indices and the other arguments tell 3");
 }
