@@ -38,6 +38,8 @@ struct PlanDesc {
   std::size_t workspace_limit = std::size_t{64} << 20;
   int threads = 0;  // CPU: 0 for KERF_NUM_THREADS or all processors; results do not depend on it
   Device device = {};
+  /// GPU: the architecture to generate code for ("sm_80", which every later GPU runs too); empty: the device's own.
+  std::string arch = {};
 };
 
 struct ForwardArgs {

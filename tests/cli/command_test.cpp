@@ -206,13 +206,27 @@ TEST_CASE("kerf: a wrong call exits with 2 and says what to change, what the dev
   refused("check --shape 1,1,1 --frobnicate", 2, "--frobnicate");
   refused("check --shape 1,1,1 --ignored 2", 2, "--ignored");
   refused("check --shape 1,1,1 --data /nonexistent", 2, "/nonexistent: no such folder");
-  refused("check --shape 1,1,1 --device cuda", 3, "the loss computes on the cpu only");
+  refused("check --shape 1,1,1 --device gpu", 2, "--device gpu: must be cpu, cuda or cuda:N");
+  refused("check --shape 1,1,1 --device cuda:x", 2, "--device cuda:x: must be cpu, cuda or cuda:N");
+  refused("check --shape 1,1,1 --arch sm_80", 2, "--arch sm_80: is of a GPU; add --device cuda");
+  refused("check --shape 1,1,1 --device cuda --arch sm_70", 2, "'sm_70' is no GPU architecture");
   refused("check --shape 1,1048576,1073741823", 3, "GiB of memory");
   refused("bench --shape 0,8,8", 2, "at least one token");
   refused("emit --shape 1,1,1", 2, "--program");
   refused("emit --shape 1,1,1 --program lse_backward", 2, "lse_forward, combine, grad_tiles");
   refused("emit --shape 1,1,1 --program combine --stage ptx", 2, "'ptx' is no stage; they are dsl, tile, llvm, asm");
   refused("emit --shape 1,1,1 --program combine --stage asm --target mips", 2, "'mips' is no target");
+}
+
+TEST_CASE("kerf --device cuda without a driver exits with 3 and says how to get one") {
+  for (const char* verb : {"check --shape 1,1,1", "bench --shape 1,1,1"}) {
+    const Result r =
+        kerf(fmt::format("{} --device cuda", verb), true, "KERF_CUDA_DRIVER=libkerf-there-is-no-such-driver.so");
+    CAPTURE(r.out);
+    CHECK(r.code == 3);
+    CHECK(r.out.find("cuda: there is no NVIDIA driver: libkerf-there-is-no-such-driver.so") != std::string::npos);
+    CHECK(r.out.find("name its library in KERF_CUDA_DRIVER, or use the CPU") != std::string::npos);
+  }
 }
 
 TEST_CASE("kerf --help shows an example of every verb") {

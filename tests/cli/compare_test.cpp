@@ -55,7 +55,7 @@ TEST_CASE("a sample of a large problem holds every target's row and stands for t
   CHECK(all.rows.de.size() == 285);
   CHECK(all.rows.dc.size() == 4000);
 
-  const Sample part = choose_rows(p.view(), 9, 1000, 50, 600);
+  const Sample part = choose_rows(p.view(), 9, {.whole = 1000, .de_rows = 50, .other_dc_rows = 600});
   CHECK(part.rows.de.size() == 50);
   CHECK(std::set(part.rows.de.begin(), part.rows.de.end()).size() == 50);
   CHECK(std::is_sorted(part.rows.dc.begin(), part.rows.dc.end()));
@@ -84,4 +84,24 @@ TEST_CASE("a sample of a large problem holds every target's row and stands for t
   const double whole = error_of(all);
   CHECK(whole > 1e-4);
   CHECK(std::abs(error_of(part) / whole - 1) < 0.05);
+}
+
+TEST_CASE("a sample of a problem too large for all targets keeps the most frequent and stands for the rest") {
+  const Problem p = random_problem({3000, 12, 4000, f32, Reduction::none, 9, 0.05});
+  const Sample s = choose_rows(p.view(), 9, {.whole = 1000, .whole_lse = 1000, .de_rows = 50, .dc_rows = 300 * 36000});
+  CHECK_FALSE(s.whole_lse);
+  CHECK(s.rows.dc.size() == 300);
+  CHECK(std::is_sorted(s.rows.dc.begin(), s.rows.dc.end()));
+  CHECK(std::set(s.rows.dc.begin(), s.rows.dc.end()).size() == 300);
+  CHECK(std::accumulate(s.dc_weight.begin(), s.dc_weight.end(), 0.0) == doctest::Approx(4000));
+  std::vector<int> often(4000);
+  for (const std::int64_t t : p.target)
+    if (t != Problem::ignore_index) ++often[static_cast<std::size_t>(t)];
+  const auto most = std::max_element(often.begin(), often.end()) - often.begin();
+  const auto at = std::find(s.rows.dc.begin(), s.rows.dc.end(), most) - s.rows.dc.begin();
+  REQUIRE(at < 300);
+  CHECK(s.dc_weight[static_cast<std::size_t>(at)] == 1);
+  CHECK(
+      s.text.starts_with("lse: in double for the rows of de, the call's own for the others; de: 50 of 2850 rows; "
+                         "dc: 200 of the "));
 }

@@ -1,5 +1,6 @@
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <array>
 #include <bit>
 #include <cmath>
@@ -171,6 +172,31 @@ TEST_CASE("the reference gives the same rows when only some are asked for") {
   CHECK(distance(part.de, de_expected) < 1e-12);
   CHECK(distance(some, dc_expected) < 1e-12);
   CHECK(distance(part.lse, whole.lse) < 1e-14);
+}
+
+TEST_CASE("the reference takes the lse of rows that are not sampled from the call, and sums those that are") {
+  const Problem problem = random_problem({90, 17, 403, f32, Reduction::sum, 5, 0.1});
+  const auto nothing = [](std::int64_t, const double*) {};
+  const Reference whole = reference_loss(problem.view(), {all_rows(90), {}}, nothing);
+  std::vector<float> lse(whole.lse.begin(), whole.lse.end());
+  const std::vector<std::int64_t> de_rows = {0, 7, 8, 60, 89}, dc_rows = {1, 30, 402};
+  std::vector<double> dc(3 * 17), expected(3 * 17);
+  const auto keep = [](std::vector<double>& to) {
+    return [&to](std::int64_t i, const double* row) { std::copy_n(row, 17, to.data() + i * 17); };
+  };
+  reference_loss(problem.view(), {de_rows, dc_rows}, keep(expected));
+  Reference r = reference_loss(problem.view(), {de_rows, dc_rows, lse.data()}, keep(dc));
+  CHECK(distance(r.lse, whole.lse) < 1e-6);
+  CHECK(r.lse != whole.lse);
+  CHECK(distance(dc, expected) < 1e-5);
+  CHECK(r.reduced == doctest::Approx(whole.reduced));
+  for (float& x : lse) x += 1;  // a call whose lse is wrong everywhere is found out by the sampled rows
+  r = reference_loss(problem.view(), {de_rows, dc_rows, lse.data()}, keep(dc));
+  for (const std::int64_t n : r.valid) {
+    const auto i = static_cast<std::size_t>(n);
+    const bool sampled = std::find(de_rows.begin(), de_rows.end(), n) != de_rows.end();
+    CHECK(r.lse[i] == doctest::Approx(whole.lse[i] + (sampled ? 0 : 1)).epsilon(1e-5));
+  }
 }
 
 TEST_CASE("the reference with all rows ignored: the mean is NaN, the sum 0, gradients 0") {

@@ -219,7 +219,7 @@ int bench(const BenchOptions& options) {
     out["blocks"] = report.blocks;
     out["strategy"] = name_of(report.strategy);
     out["device"] = input.device;
-    out["level"] = Target::host().level();
+    out["level"] = level_of(desc);
     out["threads"] = report.threads;
     out["compile_ms"] = compile_ms;
     out["rounds"] = rounds;
@@ -237,9 +237,9 @@ int bench(const BenchOptions& options) {
     return 0;
   }
 
-  fmt::print("bench N={} D={} V={} {} {}: {}, {} rows count, {}, {} threads, {} rounds\n", spec.tokens, spec.hidden,
+  fmt::print("bench N={} D={} V={} {} {}: {}, {} rows count, {}, {} rounds\n", spec.tokens, spec.hidden,
              spec.vocabulary, name_of(spec.dtype), name_of(spec.reduction), problem.source, problem.valid,
-             device_text(input), report.threads, rounds);
+             device_text(desc, report.threads), rounds);
   if (options.table) {
     fmt::print("{:<26}{:>10}{:>10}{:>12}{:>12}{:>12}\n", "ms", "loss-fw", "loss-bw", "loss-fw-bw", "MiB fw", "MiB bw");
     for (const Row& row : rows)

@@ -3,34 +3,26 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <cmath>
 #include <cstring>
+#include <utility>
 
 namespace kerf::tools {
 namespace {
 
 constexpr std::size_t guard_bytes = 256;
 constexpr int guard_pattern = 0xa5, nan_pattern = 0xff;  // all ones is a NaN in every float type
+constexpr auto guard = [] {
+  std::array<unsigned char, guard_bytes> bytes{};
+  bytes.fill(guard_pattern);
+  return bytes;
+}();
 
-Buffer guarded(std::int64_t elements, DType dtype) {
-  return Buffer(static_cast<std::size_t>(elements * size_of(dtype)) + guard_bytes);
-}
-
-void fill(const Buffer& b) {
-  const auto inside = static_cast<std::int64_t>(b.size() - guard_bytes);
-  in_pieces(inside, 1 << 24, [&](std::int64_t begin, std::int64_t end) {
-    std::memset(b.data() + begin, nan_pattern, static_cast<std::size_t>(end - begin));
-  });
-  std::memset(b.data() + inside, guard_pattern, guard_bytes);
-}
-
-void find_defects(const char* name, const Buffer& b, DType dtype, std::int64_t columns,
-                  std::vector<std::string>& found) {
-  const auto elements = static_cast<std::int64_t>(b.size() - guard_bytes) / size_of(dtype);
-  const std::byte* guard = b.data() + b.size() - guard_bytes;
-  if (std::any_of(guard, guard + guard_bytes, [](std::byte x) { return x != std::byte{guard_pattern}; }))
-    found.push_back(fmt::format("{}: bytes past its end were written", name));
+void find_unwritten(const char* name, const Buffer& b, std::size_t bytes, DType dtype, std::int64_t columns,
+                    std::vector<std::string>& found) {
+  const std::int64_t elements = static_cast<std::int64_t>(bytes) / size_of(dtype);
   std::atomic<std::int64_t> bad = 0, first = elements;
   in_pieces(elements, 1 << 16, [&](std::int64_t begin, std::int64_t end) {
     std::vector<double> x(static_cast<std::size_t>(end - begin));
@@ -50,48 +42,104 @@ void find_defects(const char* name, const Buffer& b, DType dtype, std::int64_t c
 
 }  // namespace
 
-LossCall::LossCall(const Problem& problem, const PlanDesc& desc) : problem_(problem), plan_(desc) {
+bool LossCall::Array::guard_written() const {
+  return std::memcmp(host.data() + host.size() - guard_bytes, guard.data(), guard_bytes) != 0;
+}
+
+LossCall::Array LossCall::array(std::size_t bytes, bool fetched) const {
+  Array a;
+  a.bytes = bytes;
+  a.host = Buffer((fetched || !gpu_ ? bytes : 0) + guard_bytes);
+  if (gpu_) a.device = cuda::Buffer(gpu_, bytes + guard_bytes);
+  return a;
+}
+
+LossCall::LossCall(const Problem& problem, const PlanDesc& desc)
+    : problem_(problem),
+      gpu_(desc.device.type == DeviceType::cuda ? cuda::Device::open(desc.device.ordinal) : nullptr),
+      plan_(desc) {
+  if (gpu_) stream_.emplace(gpu_);
   const ProblemSpec& s = problem.spec;
   const bool per_row = s.reduction == Reduction::none;
-  loss_ = guarded(per_row ? s.tokens : 1, f32);
-  lse_ = guarded(s.tokens, f32);
-  de_ = guarded(s.tokens * s.hidden, s.dtype);
-  dc_ = guarded(s.vocabulary * s.hidden, s.dtype);
-  workspace_ = Buffer(workspace_bytes());
+  const std::int64_t losses = per_row ? s.tokens : 1;
+  const auto output = [&](std::int64_t elements, DType dtype) {
+    return array(static_cast<std::size_t>(elements * size_of(dtype)), true);
+  };
+  loss_ = output(losses, f32);
+  lse_ = output(s.tokens, f32);
+  de_ = output(s.tokens * s.hidden, s.dtype);
+  dc_ = output(s.vocabulary * s.hidden, s.dtype);
+  workspace_ = array(workspace_bytes(), false);
   poison();
-  const auto like_loss = [&](const void* data) { return TensorRef(data, f32, {per_row ? s.tokens : 1}); };
-  forward_.e = TensorRef(problem.e.data(), s.dtype, {s.tokens, s.hidden});
-  forward_.c = TensorRef(problem.c.data(), s.dtype, {s.vocabulary, s.hidden});
-  forward_.target = TensorRef(problem.target.data(), i64, {s.tokens});
-  forward_.loss = like_loss(loss_.data());
-  forward_.lse = TensorRef(lse_.data(), f32, {s.tokens});
-  forward_.workspace = TensorRef(workspace_.data(), boolean, {static_cast<std::int64_t>(workspace_.size())});
+
+  const auto tensor = [&](const void* data, DType dtype, std::initializer_list<std::int64_t> shape) {
+    return TensorRef(data, dtype, shape, desc.device);
+  };
+  const auto input = [&](const void* host, DType dtype, std::initializer_list<std::int64_t> shape) {
+    TensorRef t = tensor(host, dtype, shape);
+    if (!gpu_) return t;
+    const auto bytes = static_cast<std::size_t>(t.elements() * size_of(dtype));
+    inputs_.emplace_back(gpu_, std::max<std::size_t>(bytes, 1));
+    inputs_.back().upload(host, bytes, stream());
+    t.data = inputs_.back().data();
+    return t;
+  };
+  forward_.e = input(problem.e.data(), s.dtype, {s.tokens, s.hidden});
+  forward_.c = input(problem.c.data(), s.dtype, {s.vocabulary, s.hidden});
+  forward_.target = input(problem.target.data(), i64, {s.tokens});
+  forward_.loss = tensor(loss_.data(), f32, {losses});
+  forward_.lse = tensor(lse_.data(), f32, {s.tokens});
+  forward_.workspace = tensor(workspace_.data(), boolean, {static_cast<std::int64_t>(workspace_.bytes)});
   backward_.e = forward_.e;
   backward_.c = forward_.c;
   backward_.target = forward_.target;
   backward_.lse = forward_.lse;
-  backward_.grad_loss = like_loss(problem.grad_loss.data());
-  backward_.de = TensorRef(de_.data(), s.dtype, {s.tokens, s.hidden});
-  backward_.dc = TensorRef(dc_.data(), s.dtype, {s.vocabulary, s.hidden});
+  backward_.grad_loss = input(problem.grad_loss.data(), f32, {losses});
+  backward_.de = tensor(de_.data(), s.dtype, {s.tokens, s.hidden});
+  backward_.dc = tensor(dc_.data(), s.dtype, {s.vocabulary, s.hidden});
   backward_.workspace = forward_.workspace;
+  if (stream_) stream_->synchronize();
 }
 
 void LossCall::poison() {
-  for (const Buffer* b : {&loss_, &lse_, &de_, &dc_}) fill(*b);
+  for (const Array* a : {&loss_, &lse_, &de_, &dc_, &workspace_}) {
+    if (gpu_) {
+      a->device.fill(nan_pattern, stream());
+      a->device.upload(guard.data(), guard_bytes, stream(), a->bytes);
+      continue;
+    }
+    in_pieces(static_cast<std::int64_t>(a->bytes), 1 << 24, [&](std::int64_t begin, std::int64_t end) {
+      std::memset(a->host.data() + begin, nan_pattern, static_cast<std::size_t>(end - begin));
+    });
+    std::memcpy(a->host.data() + a->bytes, guard.data(), guard_bytes);
+  }
+}
+
+void LossCall::fetch() {
+  if (!gpu_) return;
+  for (const Array* a : {&loss_, &lse_, &de_, &dc_, &workspace_}) {
+    const std::size_t bytes = a->host.size();
+    a->device.download(a->host.data(), bytes, stream(), a->device.bytes() - bytes);
+  }
+  stream_->synchronize();
 }
 
 std::vector<std::string> LossCall::defects() const {
   std::vector<std::string> found;
   const ProblemSpec& s = problem_.spec;
   const bool nan_is_right = s.reduction == Reduction::mean && problem_.valid == 0;
-  if (!nan_is_right) find_defects("loss", loss_, f32, 1, found);
-  find_defects("lse", lse_, f32, 1, found);
-  find_defects("de", de_, s.dtype, s.hidden, found);
-  find_defects("dc", dc_, s.dtype, s.hidden, found);
+  const std::pair<const char*, const Array*> arrays[] = {
+      {"loss", &loss_}, {"lse", &lse_}, {"de", &de_}, {"dc", &dc_}, {"workspace", &workspace_}};
+  for (const auto& [name, a] : arrays)
+    if (a->guard_written()) found.push_back(fmt::format("{}: bytes past its end were written", name));
+  if (!nan_is_right) find_unwritten("loss", loss_.host, loss_.bytes, f32, 1, found);
+  find_unwritten("lse", lse_.host, lse_.bytes, f32, 1, found);
+  find_unwritten("de", de_.host, de_.bytes, s.dtype, s.hidden, found);
+  find_unwritten("dc", dc_.host, dc_.bytes, s.dtype, s.hidden, found);
   std::vector<double> row(static_cast<std::size_t>(s.hidden));
   for (std::int64_t n = 0; n < s.tokens; ++n) {
     if (problem_.target[static_cast<std::size_t>(n)] != Problem::ignore_index) continue;
-    to_double(element(static_cast<const void*>(de_.data()), s.dtype, n * s.hidden), s.dtype, s.hidden, row.data());
+    to_double(element(de(), s.dtype, n * s.hidden), s.dtype, s.hidden, row.data());
     const bool zero = lse()[n] == 0 && (s.reduction != Reduction::none || loss()[n] == 0) &&
                       std::all_of(row.begin(), row.end(), [](double x) { return x == 0; });
     if (zero) continue;

@@ -1,6 +1,9 @@
 #include <fmt/format.h>
 
+#include <charconv>
+
 #include "kerf/error.h"
+#include "runtime/cuda/device.h"
 #include "tools/kerf/verbs.h"
 #include "tools/support/models.h"
 
@@ -13,13 +16,13 @@ void InputOptions::add_to(CLI::App& verb) {
   by_model->excludes(by_shape);
   verb.add_option("--tokens", tokens, "tokens, with --model")->capture_default_str()->needs(by_model);
   verb.add_option("--dtype", dtype, "of e and c: f32, bf16 or f16")->capture_default_str();
-  verb.add_option("--device", device, "cpu")->capture_default_str();
+  verb.add_option("--device", device, "cpu, cuda or cuda:N")->capture_default_str();
+  verb.add_option("--arch", arch, "GPU: architecture to generate code for, as sm_80; the device's own if not given");
   verb.add_option("--reduction", reduction, "none, mean or sum")->capture_default_str();
   verb.add_option("--seed", seed, "of the random input")->capture_default_str();
   verb.add_option("--data", data, "folder of .npy files from a trained model, in place of random input");
   verb.add_option("--ignored", ignored, "share of the rows labelled ignore_index, 0 to 1")->check(CLI::Range(0.0, 1.0));
-  verb.add_option("--workspace", workspace_mib, "MiB that the backward may ask for")
-      ->capture_default_str()
+  verb.add_option("--workspace", workspace_mib, "MiB that the backward may ask for; the library chooses if not given")
       ->check(CLI::Range(0.0, 1e6));
   verb.add_option("--threads", threads, "0: KERF_NUM_THREADS, or all processors")
       ->capture_default_str()
@@ -49,21 +52,43 @@ Problem InputOptions::problem(const ProblemSpec& spec) const {
 }
 
 PlanDesc InputOptions::desc(const ProblemSpec& spec) const {
-  if (device != "cpu")
-    throw DeviceError(fmt::format("--device {}: the loss computes on the cpu only; use --device cpu", device));
   PlanDesc d;
   d.hidden = spec.hidden;
   d.vocabulary = spec.vocabulary;
   d.dtype = spec.dtype;
   d.reduction = spec.reduction;
   d.ignore_index = Problem::ignore_index;
-  d.workspace_limit = static_cast<std::size_t>(workspace_mib * (1 << 20));
   d.threads = threads;
+  d.device = device_from_name(device);
+  const bool gpu = d.device.type == DeviceType::cuda;
+  if (workspace_mib >= 0)
+    d.workspace_limit = static_cast<std::size_t>(workspace_mib * (1 << 20));
+  else if (gpu)
+    d.workspace_limit = 0;
+  if (!arch.empty() && !gpu) throw UsageError(fmt::format("--arch {}: is of a GPU; add --device cuda", arch));
+  if (!arch.empty()) d.arch = Target::cuda(arch).cpu;
   return d;
 }
 
-std::string device_text(const InputOptions& options) {
-  return fmt::format("{} ({})", options.device, Target::host().level());
+Device device_from_name(const std::string& name) {
+  if (name == "cpu") return {};
+  if (name == "cuda") return {DeviceType::cuda, 0};
+  int ordinal = -1;
+  if (name.starts_with("cuda:")) {
+    const char* const end = name.data() + name.size();
+    const auto [stop, error] = std::from_chars(name.data() + 5, end, ordinal);
+    if (error != std::errc{} || stop != end) ordinal = -1;
+  }
+  if (ordinal < 0) throw UsageError(fmt::format("--device {}: must be cpu, cuda or cuda:N", name));
+  return {DeviceType::cuda, ordinal};
+}
+
+std::string level_of(const PlanDesc& desc) { return desc.arch.empty() ? Target::of(desc.device).level() : desc.arch; }
+
+std::string device_text(const PlanDesc& desc, int threads) {
+  if (desc.device.type == DeviceType::cpu) return fmt::format("cpu ({}), {} threads", level_of(desc), threads);
+  const std::string gpu = cuda::device_info(*cuda::Driver::open(), desc.device.ordinal).describe();
+  return fmt::format("{}, {}", gpu, level_of(desc));
 }
 
 void print_json(const nlohmann::ordered_json& json) {

@@ -30,11 +30,11 @@ Options& options_of(CLI::App& verb, Run& run, int (*action)(const Options&)) {
 
 /// What check and bench compute the loss of.
 struct InputOptions {
-  std::string shape, model, dtype = "f32", device = "cpu", reduction = "mean", data;
+  std::string shape, model, dtype = "f32", device = "cpu", arch, reduction = "mean", data;
   std::int64_t tokens = 1024;
   std::uint64_t seed = 0;
-  double ignored = -1;  // negative: not given
-  double workspace_mib = 64;
+  double ignored = -1;        // negative: not given
+  double workspace_mib = -1;  // negative: not given
   int threads = 0;
 
   void add_to(CLI::App& verb);
@@ -44,8 +44,12 @@ struct InputOptions {
   PlanDesc desc(const ProblemSpec& spec) const;
 };
 
-/// "cpu (avx512bf16)"
-std::string device_text(const InputOptions& options);
+/// "cpu", "cuda" (the first GPU) or "cuda:1".
+Device device_from_name(const std::string& name);
+/// What kernels of the plan are generated for: "avx512bf16", "sm_90a".
+std::string level_of(const PlanDesc& desc);
+/// "cpu (avx512bf16), 2 threads", "cuda:0 (NVIDIA H200), sm_90a"
+std::string device_text(const PlanDesc& desc, int threads);
 
 void print_json(const nlohmann::ordered_json& json);
 /// "12.3 MiB"

@@ -93,11 +93,11 @@ struct Sum {
   }
 };
 
-std::vector<double> row_lse(const LossProblem& p, const std::vector<std::int64_t>& valid, int threads) {
+std::vector<double> row_lse(const LossProblem& p, const std::vector<std::int64_t>& rows, int threads) {
   std::vector<std::int64_t> all(static_cast<std::size_t>(p.vocabulary));
   std::iota(all.begin(), all.end(), std::int64_t{0});
-  const Tiles tiles(p, valid, std::move(all), threads);
-  std::vector<std::vector<Sum>> sums(static_cast<std::size_t>(threads), std::vector<Sum>(valid.size()));
+  const Tiles tiles(p, rows, std::move(all), threads);
+  std::vector<std::vector<Sum>> sums(static_cast<std::size_t>(threads), std::vector<Sum>(rows.size()));
   tiles.walk(
       "reference: lse", [](Workspace&, std::int64_t) {},
       [&](int thread, Workspace& w, std::int64_t n0, std::int64_t height, std::int64_t, std::int64_t width) {
@@ -110,8 +110,8 @@ std::vector<double> row_lse(const LossProblem& p, const std::vector<std::int64_t
         }
       },
       [](Workspace&, std::int64_t, std::int64_t) {});
-  std::vector<double> lse(valid.size());
-  for (std::size_t i = 0; i < valid.size(); ++i) {
+  std::vector<double> lse(rows.size());
+  for (std::size_t i = 0; i < rows.size(); ++i) {
     Sum total;
     for (const auto& of_thread : sums) total.add(of_thread[i].max, of_thread[i].sum);
     lse[i] = total.max + std::log(total.sum);
@@ -166,7 +166,19 @@ Reference reference_loss(const LossProblem& p, const ReferenceRows& wanted,
   r.g.assign(tokens, 0);
   for (std::int64_t n = 0; n < p.tokens; ++n)
     if (p.target[n] != p.ignore_index) r.valid.push_back(n);
-  const std::vector<double> lse = row_lse(p, r.valid, threads);
+
+  // The rows of de that are not ignored, and where each was asked for.
+  std::vector<std::int64_t> de_rows, de_at;
+  for (std::size_t i = 0; i < wanted.de.size(); ++i) {
+    if (p.target[wanted.de[i]] == p.ignore_index) continue;
+    de_rows.push_back(wanted.de[i]);
+    de_at.push_back(static_cast<std::int64_t>(i));
+  }
+  if (wanted.lse != nullptr)
+    for (const std::int64_t n : r.valid) r.lse[static_cast<std::size_t>(n)] = wanted.lse[n];
+  const std::vector<std::int64_t>& own = wanted.lse != nullptr ? de_rows : r.valid;
+  const std::vector<double> lse = row_lse(p, own, threads);
+  for (std::size_t i = 0; i < own.size(); ++i) r.lse[static_cast<std::size_t>(own[i])] = lse[i];
 
   in_pieces(static_cast<std::int64_t>(r.valid.size()), 64, [&](std::int64_t begin, std::int64_t end) {
     std::vector<double> e(static_cast<std::size_t>(p.hidden)), c(e.size());
@@ -175,7 +187,6 @@ Reference reference_loss(const LossProblem& p, const ReferenceRows& wanted,
       gather(p.e, p.dtype, p.hidden, &n, 1, e.data());
       gather(p.c, p.dtype, p.hidden, &p.target[n], 1, c.data());
       const auto row = static_cast<std::size_t>(n);
-      r.lse[row] = lse[static_cast<std::size_t>(i)];
       r.loss[row] = r.lse[row] - std::inner_product(e.begin(), e.end(), c.begin(), 0.0);
       r.g[row] = p.reduction == Reduction::none   ? p.grad_loss[row]
                  : p.reduction == Reduction::mean ? p.grad_loss[0] / static_cast<double>(r.valid.size())
@@ -186,13 +197,6 @@ Reference reference_loss(const LossProblem& p, const ReferenceRows& wanted,
   if (p.reduction == Reduction::mean)
     r.reduced /= static_cast<double>(r.valid.size());  // 0 / 0 is NaN, as it should be
 
-  // The rows of de that are not ignored, and where each was asked for.
-  std::vector<std::int64_t> de_rows, de_at;
-  for (std::size_t i = 0; i < wanted.de.size(); ++i) {
-    if (p.target[wanted.de[i]] == p.ignore_index) continue;
-    de_rows.push_back(wanted.de[i]);
-    de_at.push_back(static_cast<std::int64_t>(i));
-  }
   std::vector<double> de(de_rows.size() * static_cast<std::size_t>(p.hidden), 0);
   std::vector<std::int64_t> all(static_cast<std::size_t>(p.vocabulary));
   std::iota(all.begin(), all.end(), std::int64_t{0});

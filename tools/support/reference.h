@@ -33,6 +33,9 @@ struct LossProblem {
 struct ReferenceRows {
   std::vector<std::int64_t> de;  // rows of de; ignored ones are allowed and give 0
   std::vector<std::int64_t> dc;  // rows of dc
+  /// [tokens]. Given: only the rows of `de` get an lse made here, the others have this one, which is that of the call
+  /// being checked: what follows from it (the reduced loss, dc) is then judged as following from it.
+  const float* lse = nullptr;
 };
 
 struct Reference {
