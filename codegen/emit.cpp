@@ -133,7 +133,7 @@ Value* emit_better(llvm::IRBuilder<>& b, DType t, Value* y, Value* x, Value* y_a
 }
 
 Carried counted_loop(llvm::IRBuilder<>& b, Value* begin, Value* end, Value* step, const Carried& init,
-                  const std::function<Carried(Value*, const Carried&)>& body) {
+                     const std::function<Carried(Value*, const Carried&)>& body, bool unroll) {
   llvm::BasicBlock* before = b.GetInsertBlock();
   llvm::Function* fn = before->getParent();
   auto* head = llvm::BasicBlock::Create(b.getContext(), "head", fn);
@@ -155,7 +155,14 @@ Carried counted_loop(llvm::IRBuilder<>& b, Value* begin, Value* end, Value* step
   const Carried next = body(i, carried);
   i->addIncoming(b.CreateAdd(i, step, "", true, true), b.GetInsertBlock());
   for (std::size_t k = 0; k < phis.size(); ++k) phis[k]->addIncoming(next[k], b.GetInsertBlock());
-  b.CreateBr(head);
+  auto* back = b.CreateBr(head);
+  if (!unroll) {
+    llvm::LLVMContext& c = b.getContext();
+    auto* id = llvm::MDNode::getDistinct(
+        c, {nullptr, llvm::MDNode::get(c, llvm::MDString::get(c, "llvm.loop.unroll.disable"))});
+    id->replaceOperandWith(0, id);
+    back->setMetadata("llvm.loop", id);
+  }
   b.SetInsertPoint(after);
   return carried;
 }

@@ -42,9 +42,10 @@ llvm::Value* emit_better(llvm::IRBuilder<>& b, DType t, llvm::Value* y, llvm::Va
                          llvm::Value* x_at);
 
 using Carried = std::vector<llvm::Value*>;
-/// for (i = begin; i < end; i += step), carrying values; the insertion point ends up behind it.
+/// for (i = begin; i < end; i += step), carrying values; the insertion point ends up behind it. `unroll` false: a copy
+/// of the body for each turn is not wanted.
 Carried counted_loop(llvm::IRBuilder<>& b, llvm::Value* begin, llvm::Value* end, llvm::Value* step, const Carried& init,
-                  const std::function<Carried(llvm::Value*, const Carried&)>& body);
+                     const std::function<Carried(llvm::Value*, const Carried&)>& body, bool unroll = true);
 void emit_branch(llvm::IRBuilder<>& b, llvm::Value* condition, const std::function<void()>& body);
 
 }  // namespace kerf::codegen

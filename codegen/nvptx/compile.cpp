@@ -20,15 +20,17 @@ struct Built {
   Code code;
 };
 
-Built build(const ir::Program& program, const Target& target) {
+Built build(const ir::Program& program, const Target& target, const Schedule& schedule,
+            const std::optional<WgmmaPlan>& plan, bool& turns_broken) {
   Built out;
   out.machine = cpu::make_target_machine(target);
   out.module.context = std::make_unique<llvm::LLVMContext>();
   out.module.module = std::make_unique<llvm::Module>(program.name, *out.module.context);
   out.module.module->setTargetTriple(target.triple);
   out.module.module->setDataLayout(out.machine->createDataLayout());
-  Emitter emitter(program, *out.module.module, shared_limit(target.cpu));
+  Emitter emitter(program, *out.module.module, schedule, plan);
   out.code = emitter.run();
+  turns_broken = emitter.turns_broken();
   std::string text;
   llvm::raw_string_ostream stream(text);
   if (llvm::verifyModule(*out.module.module, &stream))
@@ -36,17 +38,44 @@ Built build(const ir::Program& program, const Target& target) {
   return out;
 }
 
+/// With the engine of sm_90a where it fits, with as many stages as the shared memory holds.
+Built build(const ir::Program& program, const Target& target, const Schedule& schedule) {
+  const std::int64_t limit = shared_limit(target.cpu);
+  bool turns_broken = false;
+  std::optional<WgmmaPlan> plan;
+  if (target.cpu == "sm_90a") plan = plan_wgmma(program, schedule);
+  while (plan && plan->stages >= 2) {
+    const std::int64_t least = plan->stage_bytes() * plan->stages;
+    if (least <= limit) {
+      Built out = build(program, target, schedule, plan, turns_broken);
+      if (turns_broken) {
+        plan->take_turns = false;
+        continue;
+      }
+      if (out.code.shared_bytes <= limit) return out;
+    }
+    if (schedule.stages > 0) break;
+    --plan->stages;
+  }
+  Built out = build(program, target, schedule, {}, turns_broken);
+  if (out.code.shared_bytes > limit)
+    throw DeviceError(program.name + ": needs " + std::to_string(out.code.shared_bytes / 1024) +
+                      " KiB of shared memory, the GPU has " + std::to_string(limit / 1024) +
+                      " KiB; smaller blocks need less");
+  return out;
+}
+
 }  // namespace
 
-Code compile(const ir::Program& program, const Target& target, const Schedule&) {
-  Built b = build(program, target);
+Code compile(const ir::Program& program, const Target& target, const Schedule& schedule) {
+  Built b = build(program, target, schedule);
   cpu::optimize(*b.module.module, *b.machine);
   b.code.ptx = cpu::to_assembly(*b.module.module, *b.machine);
   return b.code;
 }
 
 std::string emit_text(const ir::Program& program, Stage stage, const Target& target, const Schedule& schedule) {
-  if (stage == Stage::llvm) return cpu::to_text(*build(program, target).module.module);
+  if (stage == Stage::llvm) return cpu::to_text(*build(program, target, schedule).module.module);
   return compile(program, target, schedule).ptx;
 }
 

@@ -41,13 +41,20 @@ int own_axis(const ir::Type& a, const ir::Type& b, int none) {
 
 }  // namespace
 
-Layouts::Layouts(const ir::Program& p, int warp_bits) : axes_(static_cast<int>(p.axes.size())), warp_bits_(warp_bits) {
+Layouts::Layouts(const ir::Program& p, int warp_bits, const WgmmaPlan* plan)
+    : axes_(static_cast<int>(p.axes.size())), warp_bits_(warp_bits), groups_alike_(plan != nullptr) {
   std::vector<int> votes(p.axes.size());
   ir::walk(p.body, [&](const Op& op) {
     if (op.kind == OpKind::dot) {
       const ir::Type &a = p.type(op.operands[0]), &b = p.type(op.operands[1]);
       // A row or column that no axis stands for is not part of how the tile is held: every such thread has a copy.
       const ir::Type& t = p.type(op.results[0]);
+      if (plan) {
+        const Factor &row = plan->product.row, &column = plan->product.column;
+        dots_.emplace_back(
+            t.axes, wgmma_accumulator({row.own, row.extent}, {column.own, column.extent}, plan->slices, warp_bits));
+        return;
+      }
       dots_.emplace_back(t.axes, dot(own_axis(a, b, no_row()), own_axis(b, a, no_column()), t).only(t.axes));
     } else if ((op.kind == OpKind::load || op.kind == OpKind::store) &&
                !p.tensors[static_cast<std::size_t>(op.tensor)].axes.empty()) {
@@ -65,18 +72,21 @@ Layout Layouts::dot(int row, int column, const ir::Type& t) const {
 }
 
 Layout Layouts::make(const std::vector<ir::AxisExtent>& axes) const {
-  for (const auto& [of, l] : dots_) {
-    const bool part = std::all_of(axes.begin(), axes.end(),
-                                  [&](const auto& x) { return std::find(of.begin(), of.end(), x) != of.end(); });
-    if (part && !axes.empty()) {
-      if (axes.size() == of.size()) return l;
-      return l.only(axes);
+  std::vector<ir::AxisExtent> wide;  // an axis of one index takes no part
+  std::copy_if(axes.begin(), axes.end(), std::back_inserter(wide), [](const auto& x) { return x.extent > 1; });
+  for (const auto* some : {&axes, static_cast<const std::vector<ir::AxisExtent>*>(&wide)})
+    for (const auto& [of, l] : dots_) {
+      const bool part = std::all_of(some->begin(), some->end(),
+                                    [&](const auto& x) { return std::find(of.begin(), of.end(), x) != of.end(); });
+      if (part && !some->empty()) return some->size() == of.size() ? l : l.only(*some);
     }
-  }
   int fast = axes.empty() ? -1 : axes.back().axis;
   for (const auto& x : axes)
     if (x.axis == fast_) fast = fast_;
-  return blocked(axes, fast, 1, warp_bits_);
+  if (!groups_alike_) return blocked(axes, fast, 1, warp_bits_);
+  Layout l = blocked(axes, fast, 1, 2);
+  l.warps.resize(static_cast<std::size_t>(warp_bits_));
+  return l;
 }
 
 const Layout& Layouts::of(const std::vector<ir::AxisExtent>& axes) const {
@@ -89,18 +99,23 @@ const Layout& Layouts::of(const std::vector<ir::AxisExtent>& axes) const {
 
 // ---- the kernel ----
 
-Emitter::Emitter(const ir::Program& p, llvm::Module& module, std::int64_t shared_limit)
+Emitter::Emitter(const ir::Program& p, llvm::Module& module, const Schedule& schedule,
+                 const std::optional<WgmmaPlan>& plan)
     : p_(p),
       module_(module),
       b_(module.getContext()),
-      shared_limit_(shared_limit),
-      layouts_(p,
-               [&] {
-                 std::int64_t largest = 0;
-                 for (const ir::Type& t : p.values)
-                   if (t.is_tile()) largest = std::max(largest, t.elements());
-                 return largest > 8192 ? 3 : 2;
-               }()),
+      schedule_(schedule),
+      plan_(plan),
+      layouts_(
+          p,
+          [&] {
+            if (plan) return 2 + bits_of(plan->groups);
+            std::int64_t largest = 0;
+            for (const ir::Type& t : p.values)
+              if (t.is_tile()) largest = std::max(largest, t.elements());
+            return largest > 8192 ? 3 : 2;
+          }(),
+          plan ? &*plan : nullptr),
       warp_bits_(layouts_.warp_bits()),
       reps_(p.values.size()),
       defs_(p.values.size()),
@@ -114,27 +129,41 @@ Emitter::Emitter(const ir::Program& p, llvm::Module& module, std::int64_t shared
 Code Emitter::run() {
   Code code;
   code.entry = p_.name;
-  code.threads = 32 << warp_bits_;
+  code.threads = plan_ ? plan_->threads() : 32 << warp_bits_;
+  if (plan_) plan_shared_memory();
+  code.maps = maps_;
   std::int64_t words = static_cast<std::int64_t>(p_.axes.size() * 2) + 8 * static_cast<std::int64_t>(p_.lists.size());
   for (const auto& t : p_.tensors) words += 1 + static_cast<std::int64_t>(t.axes.size());
   code.argument_words = words;
 
   llvm::LLVMContext& context = module_.getContext();
   auto* block = llvm::ArrayType::get(b_.getInt64Ty(), static_cast<std::uint64_t>(words));
-  fn_ = llvm::Function::Create(llvm::FunctionType::get(b_.getVoidTy(), {b_.getPtrTy()}, false),
-                               llvm::Function::ExternalLinkage, p_.name, module_);
-  fn_->addParamAttr(0, llvm::Attribute::getWithByValType(context, block));
-  fn_->addParamAttr(0, llvm::Attribute::getWithAlignment(context, llvm::Align(8)));
+  const auto maps = static_cast<unsigned>(maps_.size());
+  fn_ = llvm::Function::Create(
+      llvm::FunctionType::get(b_.getVoidTy(), std::vector<llvm::Type*>(maps + 1, b_.getPtrTy()), false),
+      llvm::Function::ExternalLinkage, p_.name, module_);
+  for (unsigned i = 0; i <= maps; ++i) {
+    auto* type = i < maps ? llvm::ArrayType::get(b_.getInt8Ty(), 128) : block;
+    fn_->addParamAttr(i, llvm::Attribute::getWithByValType(context, type));
+    fn_->addParamAttr(i, llvm::Attribute::getWithAlignment(context, llvm::Align(i < maps ? 64 : 8)));
+  }
   fn_->addFnAttr(llvm::Attribute::NoUnwind);
-  auto annotate = [&](const char* key, int x) {
+  auto number = [&](std::int64_t x) {
+    return llvm::ConstantAsMetadata::get(b_.getInt32(static_cast<std::uint32_t>(x)));
+  };
+  auto annotate = [&](const char* key, llvm::Metadata* x) {
     module_.getOrInsertNamedMetadata("nvvm.annotations")
         ->addOperand(
-            llvm::MDNode::get(context, {llvm::ValueAsMetadata::get(fn_), llvm::MDString::get(context, key),
-                                        llvm::ConstantAsMetadata::get(b_.getInt32(static_cast<unsigned>(x)))}));
+            llvm::MDNode::get(context, {llvm::ValueAsMetadata::get(fn_), llvm::MDString::get(context, key), x}));
   };
-  annotate("kernel", 1);
-  annotate("maxntidx", code.threads);
-  annotate("minctasm", 1);
+  annotate("kernel", number(1));
+  annotate("maxntidx", number(code.threads));
+  annotate("minctasm", number(1));
+  if (maps > 0) {  // TMA reads the maps where the driver put them; parameters are counted from 1
+    std::vector<llvm::Metadata*> which;
+    for (unsigned i = 1; i <= maps; ++i) which.push_back(number(i));
+    annotate("grid_constant", llvm::MDNode::get(context, which));
+  }
   shared_ = new llvm::GlobalVariable(module_, llvm::ArrayType::get(b_.getInt8Ty(), 0), false,
                                      llvm::GlobalValue::ExternalLinkage, nullptr, "shared", nullptr,
                                      llvm::GlobalValue::NotThreadLocal, 3);
@@ -146,46 +175,80 @@ Code Emitter::run() {
   thread_ = b_.CreateIntrinsic(llvm::Intrinsic::nvvm_read_ptx_sreg_tid_x, {}, {});
   lane_ = b_.CreateAnd(thread_, c32(31));
   warp_ = b_.CreateLShr(thread_, c32(5));
-  Value* first = to64(b_.CreateIntrinsic(llvm::Intrinsic::nvvm_read_ptx_sreg_ctaid_x, {}, {}));
-  Value* step = to64(b_.CreateIntrinsic(llvm::Intrinsic::nvvm_read_ptx_sreg_nctaid_x, {}, {}));
   b_.CreateBr(start);
   b_.SetInsertPoint(start);
-
-  std::vector<const Op*> grid;
-  Value* instances = c64(1);
-  auto count_of = [&](const Op& op) {
-    return op.list >= 0 ? tile_count(op.list) : block_count(op.axis, op.extent);
-  };
-  for (const Op& op : p_.body.ops)
-    if (op.kind == OpKind::parallel) {
-      grid.push_back(&op);
-      instances = b_.CreateMul(instances, count_of(op));
-    }
-  counted_loop(b_, first, instances, step, {}, [&](Value* instance, const Carried&) {
-    Value* rest = instance;  // the last `parallel` varies fastest
-    for (std::size_t g = grid.size(); g-- > 0;) {
-      const Op& op = *grid[g];
-      Value* count = count_of(op);
-      Value* number = g == 0 ? rest : b_.CreateURem(rest, count);
-      if (g != 0) rest = b_.CreateUDiv(rest, count);
-      rep(op.results[0]).number = number;
-      if (op.list < 0) continue;
-      for (int side = 0; side < 2; ++side) {
-        Value* at = b_.CreateGEP(b_.getInt32Ty(), pointer_argument(cpu::list_slot(p_, op.list) + 1 + side), number);
-        rep(op.results[static_cast<std::size_t>(1 + side)]).number =
-            b_.CreateSExt(load_global(at, DType::i32, nullptr, nullptr, true), b_.getInt64Ty());
-      }
-    }
-    region(p_.body);
-    return Carried{};
-  });
+  if (plan_)
+    emit_roles();
+  else
+    for_each_instance([&] { region(p_.body); });
   b_.CreateRetVoid();
   code.shared_bytes = shared_most_;
-  if (shared_most_ > shared_limit_)
-    throw DeviceError(p_.name + ": needs " + std::to_string(shared_most_ / 1024) +
-                      " KiB of shared memory, the GPU has " + std::to_string(shared_limit_ / 1024) +
-                      " KiB; smaller blocks need less");
   return code;
+}
+
+void Emitter::plan_shared_memory() {
+  const Product& product = plan_->product;
+  for (const Factor* f : {&product.row, &product.column})
+    maps_.push_back({.tensor = f->load->tensor, .rows = f->k_contiguous ? f->extent : WgmmaPlan::step});
+  std::int64_t bytes = plan_->stage_bytes() * plan_->stages;
+  const ir::Type& result = p_.type(product.loop->results[0]);
+  ir::walk(p_.body, [&](const Op& op) {
+    if (op.kind != OpKind::store_packed || store_map_ >= 0 || (plan_->groups > 1 && !plan_->take_turns)) return;
+    const ir::TensorInfo& t = p_.tensors[static_cast<std::size_t>(op.tensor)];
+    if (p_.type(op.operands[0]).axes != result.axes || (t.dtype != DType::bf16 && t.dtype != DType::f16)) return;
+    store_map_ = static_cast<int>(maps_.size());
+    const bool transposed = t.axes[1] == product.row.own;
+    maps_.push_back({.tensor = op.tensor, .rows = transposed ? product.column.extent : 64});
+    staging_at_ = bytes;
+    bytes += 64 * plan_->slices * product.column.extent * 2;
+  });
+  barriers_at_ = bytes;
+  reserve_shared(bytes + 16 * plan_->stages);
+}
+
+void Emitter::for_each_instance(const std::function<void()>& body) {
+  Value* first = to64(b_.CreateIntrinsic(llvm::Intrinsic::nvvm_read_ptx_sreg_ctaid_x, {}, {}));
+  Value* step = to64(b_.CreateIntrinsic(llvm::Intrinsic::nvvm_read_ptx_sreg_nctaid_x, {}, {}));
+  struct Dimension {
+    const Op* op;
+    Value* count;
+  };
+  std::vector<Dimension> grid;
+  Value* instances = c64(1);
+  for (const Op& op : p_.body.ops)
+    if (op.kind == OpKind::parallel) {
+      grid.push_back({&op, op.list >= 0 ? tile_count(op.list) : block_count(op.axis, op.extent)});
+      instances = b_.CreateMul(instances, grid.back().count);
+    }
+  const bool banded = schedule_.band > 0 && grid.size() == 2 && grid[0].op->list < 0 && grid[1].op->list < 0;
+  counted_loop(
+      b_, first, instances, step, {},
+      [&](Value* instance, const Carried&) {
+        if (banded) {
+          Value *outer = grid[0].count, *inner = grid[1].count, *band = c64(schedule_.band);
+          Value *in_band = b_.CreateMul(band, outer), *number = b_.CreateUDiv(instance, in_band);
+          Value *begin = b_.CreateMul(number, band), *left = b_.CreateSub(inner, begin);
+          Value* width = b_.CreateSelect(b_.CreateICmpSLT(left, band), left, band);
+          Value* rest = b_.CreateSub(instance, b_.CreateMul(number, in_band));
+          rep(grid[0].op->results[0]).number = b_.CreateUDiv(rest, width);
+          rep(grid[1].op->results[0]).number = b_.CreateAdd(begin, b_.CreateURem(rest, width));
+          body();
+          return Carried{};
+        }
+        Value* rest = instance;  // the last `parallel` varies fastest
+        for (std::size_t g = grid.size(); g-- > 0;) {
+          const auto& [op, count] = grid[g];
+          Value* number = g == 0 ? rest : b_.CreateURem(rest, count);
+          if (g != 0) rest = b_.CreateUDiv(rest, count);
+          rep(op->results[0]).number = number;
+          if (op->list < 0) continue;
+          for (int side = 0; side < 2; ++side)
+            rep(op->results[static_cast<std::size_t>(1 + side)]).number = list_entry(op->list, 1 + side, number);
+        }
+        body();
+        return Carried{};
+      },
+      plan_ == std::nullopt);
 }
 
 Value* Emitter::argument(std::int64_t word) {
@@ -193,7 +256,8 @@ Value* Emitter::argument(std::int64_t word) {
   if (!v) {
     llvm::IRBuilder<> at(setup_, setup_->begin());
     v = at.CreateLoad(at.getInt64Ty(),
-                      at.CreateConstInBoundsGEP1_64(at.getInt64Ty(), fn_->getArg(0), static_cast<std::uint64_t>(word)));
+                      at.CreateConstInBoundsGEP1_64(at.getInt64Ty(), fn_->getArg(static_cast<unsigned>(maps_.size())),
+                                                    static_cast<std::uint64_t>(word)));
   }
   return v;
 }
@@ -213,7 +277,14 @@ Value* Emitter::asm_call(llvm::Type* result, const std::string& text, const std:
   return call;
 }
 
-void Emitter::barrier() { b_.CreateIntrinsic(llvm::Intrinsic::nvvm_barrier0, {}, {}); }
+void Emitter::barrier() {
+  if (!plan_) {
+    b_.CreateIntrinsic(llvm::Intrinsic::nvvm_barrier0, {}, {});
+    return;
+  }
+  turns_broken_ = turns_broken_ || in_turn_;
+  asm_call(b_.getVoidTy(), "bar.sync 1, $0;", "n,~{memory}", {c32(128 * plan_->groups)}, true);
+}
 
 Value* Emitter::axis_size(int axis) {
   const std::int64_t size = p_.axes[static_cast<std::size_t>(axis)].size;
@@ -284,7 +355,7 @@ Value* Emitter::index(const Layout& l, int axis, int reg) {
 Value* Emitter::in_tile(const Layout& l, const std::vector<ir::AxisExtent>& axes, int reg) {
   Value* in = nullptr;
   for (const auto& x : axes)
-    if ((std::int64_t{1} << l.axis_bits(x.axis)) > x.extent)
+    if ((std::int64_t{1} << l.axis_bits(x.axis)) > x.extent && !(plan_ && x.axis == plan_->product.row.own))
       in = both(in, b_.CreateICmpULT(index(l, x.axis, reg), c32(x.extent)));
   // A layout of a dot may have rows or columns that no axis stands for: the tile is the first of them.
   for (const auto* bits : {&l.registers, &l.lanes, &l.warps})
@@ -308,9 +379,16 @@ Emitter::Registers Emitter::get(ValueId v, const Layout& want) {
       case OpKind::index:
       case OpKind::in_bounds: {
         const ir::AxisExtent& x = p_.type(op->operands[0]).axes[0];
-        Value* i = b_.CreateAdd(b_.CreateMul(rep(op->operands[0]).number, c64(x.extent)), to64(index(want, x.axis, r)));
-        out.push_back(op->kind == OpKind::index ? b_.CreateTrunc(i, register_type(b_, t.dtype))
-                                                : b_.CreateICmpSLT(i, axis_size(x.axis)));
+        Value *start = b_.CreateMul(rep(op->operands[0]).number, c64(x.extent)), *at = index(want, x.axis, r);
+        if (op->kind == OpKind::index) {
+          llvm::Type* type = register_type(b_, t.dtype);
+          out.push_back(b_.CreateAdd(b_.CreateTrunc(start, type), t.dtype == DType::i64 ? to64(at) : at));
+          break;
+        }
+        // In 32 bits, against how many of the block are inside.
+        Value* inside = b_.CreateSub(axis_size(x.axis), start);
+        inside = b_.CreateSelect(b_.CreateICmpSLT(inside, c64(x.extent)), inside, c64(x.extent));
+        out.push_back(b_.CreateICmpSLT(at, b_.CreateTrunc(inside, b_.getInt32Ty())));
         break;
       }
       default: throw InternalError("gpu emitter: '" + std::string(ir::info(op->kind).text) + "' has no registers");
@@ -389,32 +467,14 @@ void Emitter::operation(const Op& op) {
 }
 
 void Emitter::emit_loop_op(const Op& op) {
+  if (plan_ && &op == plan_->product.loop) return emit_product(op);
   const ir::Region& body = op.regions[0];
   const auto vars = static_cast<std::size_t>(op.loop_vars()), anchors = static_cast<std::size_t>(op.anchors());
   Carried init;
   for (std::size_t i = 0; i < op.results.size(); ++i)
     for (Value* x : get(op.operands[anchors + i], layout(p_.type(op.results[i])))) init.push_back(x);
 
-  Value *begin = c64(0), *end = nullptr;
-  const std::int64_t slot = op.list >= 0 ? cpu::list_slot(p_, op.list) : 0;
-  const bool row = op.over == LoopOver::row;
-  auto load32 = [&](std::int64_t array, Value* at) {
-    Value* ptr = b_.CreateGEP(b_.getInt32Ty(), pointer_argument(slot + array), at);
-    return b_.CreateSExt(load_global(ptr, DType::i32, nullptr, nullptr, true), b_.getInt64Ty());
-  };
-  if (op.over == LoopOver::axis) {
-    end = block_count(op.axis, op.extent);
-  } else {
-    Value* number = rep(op.operands[0]).number;
-    if (op.over == LoopOver::part) {
-      begin = b_.CreateMul(number, c64(op.count));
-      Value *last = b_.CreateAdd(begin, c64(op.count)), *blocks = block_count(op.axis, op.extent);
-      end = b_.CreateSelect(b_.CreateICmpSLT(last, blocks), last, blocks);
-    } else {
-      begin = load32(row ? 3 : 5, number);
-      end = load32(row ? 3 : 5, b_.CreateAdd(number, c64(1)));
-    }
-  }
+  const Range range = turns(op);
   auto hand_out = [&](const std::vector<ValueId>& to, std::size_t first, const Carried& from) {
     std::size_t at = 0;
     for (std::size_t i = first; i < to.size(); ++i) {
@@ -424,21 +484,48 @@ void Emitter::emit_loop_op(const Op& op) {
       at += n;
     }
   };
-  const Carried done = counted_loop(b_, begin, end, c64(1), init, [&](Value* i, const Carried& now) {
-    if (op.list < 0) {
-      rep(body.args[0]).number = i;
-    } else {
-      rep(body.args[0]).number = load32(row ? 4 : 6, i);
-      rep(body.args[1]).number = load32(row ? 2 : 1, rep(body.args[0]).number);
-    }
-    hand_out(body.args, vars, now);
-    region(body);
-    Carried next;
-    for (std::size_t k = 0; k < op.results.size(); ++k)
-      for (Value* x : get(body.ops.back().operands[k], layout(p_.type(op.results[k])))) next.push_back(x);
-    return next;
-  });
+  const Carried done = counted_loop(
+      b_, range.begin, range.end, c64(1), init,
+      [&](Value* i, const Carried& now) {
+        enter_turn(op, i);
+        hand_out(body.args, vars, now);
+        region(body);
+        if (plan_ && &op == plan_->product.within) end_turn();
+        Carried next;
+        for (std::size_t k = 0; k < op.results.size(); ++k)
+          for (Value* x : get(body.ops.back().operands[k], layout(p_.type(op.results[k])))) next.push_back(x);
+        return next;
+      },
+      plan_ == std::nullopt);
   hand_out(op.results, 0, done);
+}
+
+Emitter::Range Emitter::turns(const Op& op) {
+  if (op.over == LoopOver::axis) return {c64(0), block_count(op.axis, op.extent)};
+  Value* number = rep(op.operands[0]).number;
+  if (op.over == LoopOver::part) {
+    Value *begin = b_.CreateMul(number, c64(op.count)), *last = b_.CreateAdd(begin, c64(op.count));
+    Value* blocks = block_count(op.axis, op.extent);
+    return {begin, b_.CreateSelect(b_.CreateICmpSLT(last, blocks), last, blocks)};
+  }
+  const std::int64_t begins = op.over == LoopOver::row ? 3 : 5;
+  return {list_entry(op.list, begins, number), list_entry(op.list, begins, b_.CreateAdd(number, c64(1)))};
+}
+
+Value* Emitter::list_entry(int list, std::int64_t array, Value* at) {
+  Value* ptr = b_.CreateGEP(b_.getInt32Ty(), pointer_argument(cpu::list_slot(p_, list) + array), at);
+  return b_.CreateSExt(load_global(ptr, DType::i32, nullptr, nullptr, true), b_.getInt64Ty());
+}
+
+void Emitter::enter_turn(const Op& op, Value* i) {
+  const auto& args = op.regions[0].args;
+  if (op.list < 0) {
+    rep(args[0]).number = i;
+    return;
+  }
+  const bool row = op.over == LoopOver::row;
+  rep(args[0]).number = list_entry(op.list, row ? 4 : 6, i);
+  rep(args[1]).number = list_entry(op.list, row ? 2 : 1, rep(args[0]).number);
 }
 
 }  // namespace kerf::codegen::nvptx

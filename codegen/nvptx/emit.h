@@ -8,6 +8,7 @@
 #include "codegen/cpu/math.h"
 #include "codegen/emit.h"
 #include "codegen/nvptx/layout.h"
+#include "codegen/nvptx/pipeline.h"
 #include "codegen/nvptx/ptx.h"
 
 namespace kerf::codegen::nvptx {
@@ -35,7 +36,8 @@ class GpuMath final : public Math {
 /// others, anything else is blocked with its contiguous axis over neighbouring lanes.
 class Layouts {
  public:
-  Layouts(const ir::Program& p, int warp_bits);
+  /// With a plan for wgmma the product's tile is held as its accumulator, other tiles alike by every warpgroup.
+  Layouts(const ir::Program& p, int warp_bits, const WgmmaPlan* plan);
   const Layout& of(const std::vector<ir::AxisExtent>& axes) const;
   int warp_bits() const { return warp_bits_; }
   /// The accumulator of a dot with these axes.
@@ -47,15 +49,19 @@ class Layouts {
  private:
   Layout make(const std::vector<ir::AxisExtent>& axes) const;
   int axes_, warp_bits_, fast_ = -1;
+  bool groups_alike_;
   std::vector<std::pair<std::vector<ir::AxisExtent>, Layout>> dots_;
   mutable std::map<std::vector<std::pair<int, std::int64_t>>, Layout> known_;
 };
 
 class Emitter {
  public:
-  Emitter(const ir::Program& p, llvm::Module& module, std::int64_t shared_limit);
-  /// Adds the kernel and describes it.
+  /// `plan`: the engine of sm_90a for the program's product; none: mma.sync for every dot.
+  Emitter(const ir::Program& p, llvm::Module& module, const Schedule& schedule, const std::optional<WgmmaPlan>& plan);
+  /// Adds the kernel and describes it; whether the device has that much shared memory is for the caller to see.
   Code run();
+  /// After run: warpgroups that take turns would have waited for each other in what follows the product.
+  bool turns_broken() const { return turns_broken_; }
 
  private:
   using Value = llvm::Value;
@@ -102,6 +108,9 @@ class Emitter {
   Value* axis_size(int axis);
   Value* tile_count(int list);
   /// A word of the arguments, or what the device holds at the address in another one. Read once, at the start.
+  /// Instances of the program that fall to this block of threads, one after the other: sets the numbers of their
+  /// blocks.
+  void for_each_instance(const std::function<void()>& body);
   Value* told_by(std::int64_t word, std::int64_t address_word, DType t);
   Value* block_count(int axis, std::int64_t extent);
   llvm::Type* memory_type(DType t);
@@ -129,9 +138,22 @@ class Emitter {
   /// Byte address of register `reg` and whether it exists.
   Value* address(const View& view, const Layout& l, int reg, const std::map<ir::ValueId, Registers>& indices,
                  Value*& exists);
+  /// Whether neighbours along the contiguous axis, two registers of a thread, may be stored as one: the tile lies
+  /// inside the tensor and pairs are aligned. Null: never.
+  Value* pairs_fit(const View& view, const Layout& l, const Layout& part);
+  void store_pair(Value* low, Value* high, Value* ptr, DType t, Value* condition);
+  /// Two f32 rounded to bf16 or f16.
+  Value* packed_pair(Value* low, Value* high, DType t);
   std::map<ir::ValueId, Registers> gather_indices(const View& view, const Layout& l);
   Registers load(const View& view, const std::vector<ir::AxisExtent>& axes, bool constant);
 
+  struct Range {
+    Value *begin = nullptr, *end = nullptr;
+  };
+  Range turns(const ir::Op& loop);
+  Value* list_entry(int list, std::int64_t array, Value* at);
+  /// Sets what a loop tells its region about turn i: the number of the block, of the kept tile.
+  void enter_turn(const ir::Op& loop, Value* i);
   void region(const ir::Region& r);
   void operation(const ir::Op& op);
   void emit_loop_op(const ir::Op& op);
@@ -142,10 +164,40 @@ class Emitter {
   void multiply(const SharedTile& x, const SharedTile& y, DType t, const Layout& l, int row, int column,
                 Registers& acc);
 
+  // wgmma.cpp: warpgroups of two kinds
+  struct Ring {  // stage and parity at hand, i32 in stack slots that LLVM turns into registers
+    Value *stage = nullptr, *parity = nullptr;
+  };
+  void plan_shared_memory();
+  void emit_roles();
+  Ring make_ring(int parity);
+  void advance(const Ring& ring);
+  Value* ring_barrier(const Ring& ring, bool empty);
+  Value* shared_address(std::int64_t offset);
+  void wait_for(Value* barrier, Value* parity);
+  void copy_region(const ir::Region& r, const Ring& ring);
+  void copy_turn(const Ring& ring);
+  void copy_box(const Factor& f, int map, std::int64_t offset, Value* step, const Ring& ring);
+  void emit_product(const ir::Op& op);
+  Registers multiply_step(const Registers& acc, bool fresh, const Ring& ring, int left_in_flight);
+  Registers wait_for_products(const Registers& acc);
+  void release(Value* stage);
+  void begin_turn();
+  void end_turn();
+  void group_barrier();
+  bool store_by_box(const ir::Op& op);
+
   const ir::Program& p_;
   llvm::Module& module_;
   llvm::IRBuilder<> b_;
-  std::int64_t shared_limit_, shared_now_ = 0, shared_most_ = 0;
+  Schedule schedule_;
+  std::optional<WgmmaPlan> plan_;
+  std::int64_t shared_now_ = 0, shared_most_ = 0, staging_at_ = 0, barriers_at_ = 0;
+  std::vector<TensorMap> maps_;
+  Ring ring_;               // of the warpgroups that multiply
+  Value* group_ = nullptr;  // number of this thread's warpgroup
+  int store_map_ = -1;
+  bool in_turn_ = false, turns_broken_ = false;
   GpuMath math_;
   Layouts layouts_;
   int warp_bits_;

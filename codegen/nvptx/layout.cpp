@@ -133,6 +133,20 @@ Layout mma_accumulator(ir::AxisExtent row, ir::AxisExtent column, int row_warp_b
   return l;
 }
 
+Layout wgmma_accumulator(ir::AxisExtent row, ir::AxisExtent column, int slices, int warp_bits) {
+  const int slice_bits = bits_of(slices), column_bits = bits_of(column.extent);
+  if ((std::int64_t{64} << (slice_bits + warp_bits - 2)) < row.extent || column_bits < 3)
+    throw InternalError("wgmma_accumulator: the warpgroups do not hold the tile");
+  Layout l;
+  l.registers = {{column.axis, 0}, {row.axis, 3}};
+  l.lanes = {{column.axis, 1}, {column.axis, 2}, {row.axis, 0}, {row.axis, 1}, {row.axis, 2}};
+  l.warps = {{row.axis, 4}, {row.axis, 5}};
+  for (int b = 3; b < column_bits; ++b) l.registers.push_back({column.axis, b});
+  for (int b = 0; b < slice_bits; ++b) l.registers.push_back({row.axis, 6 + b});
+  for (int b = 2; b < warp_bits; ++b) l.warps.push_back({row.axis, 4 + slice_bits + b});
+  return l;
+}
+
 Move how(const Layout& from, const Layout& to) {
   if (from == to) return Move::none;
   // A bit may be held twice where `from` has copies: a thread then has what it needs if its own bits agree or are

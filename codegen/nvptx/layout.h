@@ -70,6 +70,10 @@ Layout blocked(const std::vector<ir::AxisExtent>& axes, int fast, int vector, in
 /// Element: row = lane / 4 + 8 * reg bit 1, column = 2 * (lane % 4) + reg bit 0.
 Layout mma_accumulator(ir::AxisExtent row, ir::AxisExtent column, int row_warp_bits, int column_warp_bits);
 
+/// The accumulator of wgmma.m64nN: each warpgroup of four warps holds all columns of its rows, 64 of them or several
+/// times 64, the fragment of mma in each warp. Warpgroups take the highest bits of the row.
+Layout wgmma_accumulator(ir::AxisExtent row, ir::AxisExtent column, int slices, int warp_bits);
+
 /// How elements get from one layout to another.
 enum class Move : std::uint8_t {
   none,       // the same register holds the same element

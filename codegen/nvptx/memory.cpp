@@ -140,22 +140,34 @@ std::map<ValueId, Emitter::Registers> Emitter::gather_indices(const View& view, 
 
 Value* Emitter::address(const View& view, const Layout& l, int reg, const std::map<ValueId, Registers>& indices,
                         Value*& exists) {
+  // What the register number adds along the contiguous axis is a constant that fits the instruction: registers that
+  // differ in nothing else share an address.
   Value* offset = c64(0);
+  std::int64_t fixed = 0;
   exists = nullptr;
   for (const Subscript& s : view.subscripts) {
-    Value* i = nullptr;
     if (s.indices >= 0) {
       const Layout part = l.only(p_.type(s.indices).axes);
       const int from = matching_register(part, l, reg);
-      i = b_.CreateSExt(indices.at(s.indices)[static_cast<std::size_t>(from)], b_.getInt64Ty());
+      Value* i = b_.CreateSExt(indices.at(s.indices)[static_cast<std::size_t>(from)], b_.getInt64Ty());
       exists = both(exists, b_.CreateICmpULT(i, s.size));  // a negative index is a large unsigned number
-    } else {
-      i = b_.CreateAdd(s.start, to64(index(l, s.axis, reg)));
-      if (!s.inside) exists = both(exists, b_.CreateICmpULT(i, s.size));
+      offset = b_.CreateAdd(offset, b_.CreateMul(i, s.stride));
+      continue;
     }
-    offset = b_.CreateAdd(offset, b_.CreateMul(i, s.stride));
+    const std::int64_t own = l.register_index(s.axis, reg);
+    const auto& base = coordinates(l).base;
+    const auto lane = base.find(s.axis);
+    Value* first = lane == base.end() ? s.start : b_.CreateAdd(s.start, to64(lane->second));
+    if (!s.inside) exists = both(exists, b_.CreateICmpULT(b_.CreateAdd(first, c64(own)), s.size));
+    offset = b_.CreateAdd(offset, b_.CreateMul(first, s.stride));
+    const auto* stride = llvm::dyn_cast<llvm::ConstantInt>(s.stride);
+    if (stride)
+      fixed += own * stride->getSExtValue();
+    else
+      offset = b_.CreateAdd(offset, b_.CreateMul(c64(own), s.stride));
   }
-  return b_.CreateGEP(b_.getInt8Ty(), view.base, b_.CreateMul(offset, c64(size_of(view.dtype))));
+  Value* at = b_.CreateGEP(b_.getInt8Ty(), view.base, b_.CreateMul(offset, c64(size_of(view.dtype))));
+  return b_.CreateGEP(b_.getInt8Ty(), at, c64(fixed * size_of(view.dtype)));
 }
 
 Emitter::Registers Emitter::load(const View& view, const std::vector<ir::AxisExtent>& axes, bool constant) {
@@ -172,7 +184,48 @@ Emitter::Registers Emitter::load(const View& view, const std::vector<ir::AxisExt
   return out;
 }
 
+Value* Emitter::pairs_fit(const View& view, const Layout& l, const Layout& part) {
+  const Subscript& fast = view.subscripts.empty() ? Subscript{} : view.subscripts.back();
+  if (view.subscripts.size() < 2 || fast.indices >= 0 || l.registers.size() < 3 || part.registers.empty() ||
+      l.registers[0] != Bit{fast.axis, 0} || part.registers[0] != l.registers[0] || !is_float(view.dtype) ||
+      fast.extent % 2 != 0)
+    return nullptr;
+  Value *misaligned = b_.CreatePtrToInt(view.base, b_.getInt64Ty()), *inside = b_.getTrue();
+  for (const Subscript& s : view.subscripts) {
+    if (&s != &fast) misaligned = b_.CreateOr(misaligned, b_.CreateMul(s.stride, c64(size_of(view.dtype))));
+    if (s.indices < 0 && !s.inside)
+      inside = b_.CreateAnd(inside, b_.CreateICmpSLE(b_.CreateAdd(s.start, c64(s.extent)), s.size));
+  }
+  misaligned = b_.CreateAnd(misaligned, c64(2 * size_of(view.dtype) - 1));
+  return b_.CreateAnd(inside, b_.CreateICmpEQ(misaligned, c64(0)));
+}
+
+void Emitter::store_pair(Value* low, Value* high, Value* ptr, DType t, Value* condition) {
+  const bool half = size_of(t) == 2;
+  std::vector<Value*> args{ptr};
+  if (half)
+    args.push_back(packed_pair(low, high, t));
+  else
+    args.insert(args.end(), {low, high});
+  const std::string store = half ? "st.global.b32 [$0], $1;" : "st.global.v2.f32 [$0], {$1, $2};";
+  const std::string constraints = half ? "l,r" : "l,f,f";
+  if (!condition) {
+    asm_call(b_.getVoidTy(), store, constraints + ",~{memory}", args, true);
+    return;
+  }
+  args.push_back(b_.CreateZExt(condition, b_.getInt32Ty()));
+  asm_call(b_.getVoidTy(),
+           "{ .reg .pred p; setp.ne.b32 p, $" + std::to_string(args.size() - 1) + ", 0; @p " + store + " }",
+           constraints + ",r,~{memory}", args, true);
+}
+
+Value* Emitter::packed_pair(Value* low, Value* high, DType t) {
+  return asm_call(b_.getInt32Ty(), "cvt.rn." + std::string(t == DType::bf16 ? "bf16" : "f16") + "x2.f32 $0, $1, $2;",
+                  "=r,f,f", {high, low}, false);
+}
+
 void Emitter::emit_store(const Op& op) {
+  if (plan_ && store_by_box(op)) return;
   const View view = op.kind == OpKind::store ? tensor_view(op, 1) : packed_view(op, op.operands[1]);
   std::vector<ir::AxisExtent> axes = p_.type(op.operands[0]).axes;
   for (const Subscript& s : view.subscripts) {
@@ -182,16 +235,39 @@ void Emitter::emit_store(const Op& op) {
   const Layout& l = layouts_.of(axes);
   const ir::Type& t = p_.type(op.operands[0]);
   const Layout part = t.axes.size() == axes.size() ? l : l.only(t.axes);
-  const Registers value = get(op.operands[0], part);
   const auto indices = gather_indices(view, l);
-  if (p_.tensors[static_cast<std::size_t>(op.tensor)].access == ir::Access::inout) barrier();  // every thread has read
-  for (int r = 0; r < l.register_count(); ++r) {
-    const int from = matching_register(part, l, r);
-    Value* exists = nullptr;
-    Value* ptr = address(view, l, r, indices, exists);
+  const bool inout = p_.tensors[static_cast<std::size_t>(op.tensor)].access == ir::Access::inout;
+  if (inout) barrier();  // every thread has read
+  auto place = [&](const View& v, int r, Value*& exists) {
+    Value* ptr = address(v, l, r, indices, exists);
     exists = both(both(exists, in_tile(l, axes, r)), coordinates(l).first_copy);
-    store_global(value[static_cast<std::size_t>(from)], ptr, view.dtype, exists);
-  }
+    return ptr;
+  };
+  auto holder = [&](int r) { return static_cast<std::size_t>(matching_register(part, l, r)); };
+  const Registers value = get(op.operands[0], part);
+  auto one_by_one = [&] {
+    for (int r = 0; r < l.register_count(); ++r) {
+      Value *exists = nullptr, *ptr = place(view, r, exists);
+      store_global(value[holder(r)], ptr, view.dtype, exists);
+    }
+  };
+  Value* quick = pairs_fit(view, l, part);
+  if (!quick) return one_by_one();
+  // What is cast to the tensor's dtype on the way is rounded in pairs.
+  const Op* made = def(op.operands[0]);
+  const bool rounded = size_of(view.dtype) == 2 && made && made->kind == OpKind::cast &&
+                       p_.type(made->operands[0]).dtype == DType::f32 &&
+                       p_.type(made->operands[0]).axes == p_.type(op.operands[0]).axes;
+  const Registers pairs = rounded ? get(made->operands[0], part) : value;
+  View whole = view;
+  for (Subscript& s : whole.subscripts) s.inside = s.inside || s.indices < 0;
+  emit_branch(b_, quick, [&] {
+    for (int r = 0; r < l.register_count(); r += 2) {
+      Value *exists = nullptr, *ptr = place(whole, r, exists);
+      store_pair(pairs[holder(r)], pairs[holder(r + 1)], ptr, view.dtype, exists);
+    }
+  });
+  emit_branch(b_, b_.CreateNot(quick), one_by_one);
 }
 
 }  // namespace kerf::codegen::nvptx

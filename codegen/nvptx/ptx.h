@@ -10,12 +10,11 @@
 
 namespace kerf::codegen::nvptx {
 
-/// A tensor map that a kernel wants for TMA loads or stores of one tensor: 128-byte swizzle, boxes of 64 elements by
+/// A tensor map that a kernel wants for TMA loads or stores of one tensor: 128-byte swizzle, boxes of 128 bytes by
 /// `rows`. Passed as kernel parameters before the arguments, in this order.
 struct TensorMap {
   int tensor = -1;        // of the program
   std::int64_t rows = 0;  // rows of a box
-  bool mn_major = false;  // 3-D map {64, rows of the tensor, columns / 64}: the contiguous axis is not contracted
 };
 
 /// PTX of one program. One kernel named as the program; parameters: the tensor maps (128 bytes each, aligned to 64),

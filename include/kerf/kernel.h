@@ -40,9 +40,13 @@ struct Target {
 
 /// What changes the speed of a kernel and not its meaning. 0: chosen by the compiler.
 struct Schedule {
-  int dot_rows = 0;     // micro-kernel: rows of the broadcast operand held in registers
-  int dot_vectors = 0;  // micro-kernel: vectors of the other operand held in registers
-  bool stage = true;    // keep loads that a loop repeats in a packed copy
+  int dot_rows = 0;     // CPU: micro-kernel: rows of the broadcast operand held in registers
+  int dot_vectors = 0;  // CPU: micro-kernel: vectors of the other operand held in registers
+  bool stage = true;    // CPU: keep loads that a loop repeats in a packed copy
+  int stages = 0;       // GPU: steps of a product that are read ahead of the multiplication
+  /// GPU: of a program over two axes, this many blocks of the last one are swept together with all of the other before
+  /// the next, so that what they read stays in the L2 cache; 0: all.
+  int band = 0;
 };
 
 /// Threads that run the instances of a kernel. Results never depend on their number.

@@ -13,7 +13,8 @@ void reference_grad_c(Shape s, Blocks b, const Doubles& e, const Rows& rows, con
       for (std::int64_t j = 0; j < b.n; ++j) {
         const std::int64_t v = kept[k].column * b.v + i, n = kept[k].row * b.n + j;
         if (n >= N || v >= V) continue;
-        for (std::int64_t d = 0; d < D; ++d) dc[v * D + d] += scale * dz[(k * b.v + i) * b.n + j] * e[rows[n] * D + d];
+        for (std::int64_t d = 0; d < D; ++d)
+          dc[v * D + d] += scale * dz[(k * b.v + i) * b.n + j] * e[row_of_e(s, rows, n) * D + d];
       }
 }
 

@@ -20,7 +20,7 @@ Doubles reference_grad_tiles(Shape s, Blocks b, const Doubles& e, const Doubles&
         double x = 0;
         if (n < N && v < V) {
           double z = 0;
-          for (std::int64_t d = 0; d < D; ++d) z += e[rows[n] * D + d] * c[v * D + d];
+          for (std::int64_t d = 0; d < D; ++d) z += e[row_of_e(s, rows, n) * D + d] * c[v * D + d];
           x = g[n] * (std::exp(z - lse[rows[n]]) - (v == target[n] ? 1 : 0));
         }
         dz.push_back(x);

@@ -25,7 +25,7 @@ Parts reference_lse_forward(Shape s, Blocks b, const Doubles& e, const Doubles& 
       double hit = 0;
       for (std::int64_t v = begin; v < std::min(V, begin + b.split * b.v); ++v) {
         double sum = 0;
-        for (std::int64_t d = 0; d < D; ++d) sum += e[rows[n] * D + d] * c[v * D + d];
+        for (std::int64_t d = 0; d < D; ++d) sum += e[row_of_e(s, rows, n) * D + d] * c[v * D + d];
         z.push_back(sum);
         if (v == target[n]) hit = sum;
       }

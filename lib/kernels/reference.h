@@ -13,6 +13,11 @@ using Doubles = std::vector<double>;
 using Rows = std::vector<std::int64_t>;    // [N]: where row n lies in e
 using Labels = std::vector<std::int32_t>;  // [N]
 
+/// Where row n lies in e.
+inline std::int64_t row_of_e(const Shape& s, const Rows& rows, std::int64_t n) {
+  return s.compact ? n : rows[static_cast<std::size_t>(n)];
+}
+
 /// Row block and column block of a tile.
 struct TileAt {
   std::int64_t row, column;

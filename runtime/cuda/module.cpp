@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <array>
 #include <chrono>
+#include <limits>
 #include <utility>
 #include <vector>
 
@@ -154,24 +155,22 @@ std::int64_t elements_of_128_bytes(DType t) { return 128 / size_of(t); }
 
 }  // namespace
 
-std::string unfit_for_map(const TensorMap& map, const TensorRef& m) {
-  constexpr std::int64_t limit = std::int64_t{1} << 32;
+std::string unfit_for_map(const TensorRef& m) {
+  constexpr std::int64_t limit = std::numeric_limits<std::int32_t>::max();  // coordinates
   if (m.rank != 2) return fmt::format("it has rank {}, not 2", m.rank);
   if (m.dtype != DType::bf16 && m.dtype != DType::f16 && m.dtype != DType::f32)
     return fmt::format("it holds {}", name_of(m.dtype));
   if (m.shape[0] < 1 || m.shape[1] < 1) return "it is empty";
-  if (m.shape[0] > limit || m.shape[1] > limit) return "it has more than 2^32 rows or columns";
+  if (m.shape[0] > limit || m.shape[1] > limit) return "it has 2^31 rows or columns, or more";
   if (reinterpret_cast<std::uintptr_t>(m.data) % 16 != 0) return "it is not aligned to 16 bytes";
   const std::int64_t step = m.strides[0] * size_of(m.dtype);
   if (m.shape[0] > 1 && (step % 16 != 0 || step <= 0 || step >= std::int64_t{1} << 40))
     return fmt::format("its rows are {} bytes apart, which must be a multiple of 16, above 0 and below 2^40", step);
-  if (map.split_columns && m.shape[1] % elements_of_128_bytes(m.dtype) != 0)
-    return fmt::format("its {} columns are no multiple of {}", m.shape[1], elements_of_128_bytes(m.dtype));
   return {};
 }
 
 api::TensorMapBits encode_tensor_map(const Driver& driver, const TensorMap& map, const TensorRef& m) {
-  if (const std::string why = unfit_for_map(map, m); !why.empty())
+  if (const std::string why = unfit_for_map(m); !why.empty())
     throw InternalError(fmt::format("tensor map of {}: {}", m.describe(), why));
   if (map.rows < 1 || map.rows > 256)
     throw InternalError(fmt::format("tensor map: boxes of {} rows; 1 to 256 are possible", map.rows));
@@ -180,15 +179,13 @@ api::TensorMapBits encode_tensor_map(const Driver& driver, const TensorMap& map,
   // One row has no step to the next; the driver wants a legal one all the same.
   const std::uint64_t step = m.shape[0] > 1 ? static_cast<std::uint64_t>(m.strides[0] * size_of(m.dtype))
                                             : (columns * static_cast<std::uint64_t>(size_of(m.dtype)) + 15) / 16 * 16;
-  const std::uint64_t sizes_2d[] = {columns, rows}, sizes_3d[] = {inner, rows, columns / inner};
-  const std::uint64_t strides[] = {step, 128};
-  const std::uint32_t box[] = {inner, static_cast<std::uint32_t>(map.rows), 1}, steps[] = {1, 1, 1};
+  const std::uint64_t sizes[] = {columns, rows}, strides[] = {step};
+  const std::uint32_t box[] = {inner, static_cast<std::uint32_t>(map.rows)}, steps[] = {1, 1};
   const auto type = m.dtype == DType::bf16  ? api::TensorMapType::bf16
                     : m.dtype == DType::f16 ? api::TensorMapType::f16
                                             : api::TensorMapType::f32;
   api::TensorMapBits bits;
-  const api::Result r = driver->cuTensorMapEncodeTiled(&bits, type, map.split_columns ? 3 : 2, m.data,
-                                                       map.split_columns ? sizes_3d : sizes_2d, strides, box, steps,
+  const api::Result r = driver->cuTensorMapEncodeTiled(&bits, type, 2, m.data, sizes, strides, box, steps,
                                                        api::TensorMapInterleave::none, api::TensorMapSwizzle::bytes_128,
                                                        api::TensorMapPromotion::l2_256, api::TensorMapFill::zeros);
   if (r != api::Result::success)

@@ -54,11 +54,9 @@ void launch(const Device& device, const Function& function, std::int64_t grid, s
 /// What TMA copies at a time: 128 bytes of a row, in the 128-byte swizzle, by `rows` rows.
 struct TensorMap {
   std::int64_t rows = 0;
-  /// Coordinates {column within 128 bytes, row, number of those 128 bytes} instead of {column, row}.
-  bool split_columns = false;
 };
-/// Why `matrix` (rank 2) cannot be read through this map: "its rows are 1002 bytes apart; ..."; empty: it can.
-std::string unfit_for_map(const TensorMap& map, const TensorRef& matrix);
+/// Why `matrix` (rank 2) cannot be read through a map: "its rows are 1002 bytes apart; ..."; empty: it can.
+std::string unfit_for_map(const TensorRef& matrix);
 api::TensorMapBits encode_tensor_map(const Driver& driver, const TensorMap& map, const TensorRef& matrix);
 
 }  // namespace kerf::cuda

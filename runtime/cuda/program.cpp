@@ -34,8 +34,6 @@ TensorRef matrix(const ir::Program& program, const ir::Bound& bound, int tensor)
   return ref;
 }
 
-TensorMap runtime_map(const codegen::nvptx::TensorMap& map) { return {map.rows, map.mn_major}; }
-
 void require_on_device(const Device& device, const ir::Program& program, const ir::Bound& bound) {
   const auto check = [&](const void* pointer, const std::string& what) {
     if (pointer) device.require_memory(pointer, what);
@@ -69,7 +67,7 @@ LoadedCode::LoadedCode(std::shared_ptr<const Device> device, const ir::Program& 
 
 std::string LoadedCode::unfit(const ir::Program& program, const ir::Bound& bound) const {
   for (const codegen::nvptx::TensorMap& map : maps_) {
-    const std::string why = unfit_for_map(runtime_map(map), matrix(program, bound, map.tensor));
+    const std::string why = unfit_for_map(matrix(program, bound, map.tensor));
     if (!why.empty()) return fmt::format("{}: {}", program.tensors[static_cast<std::size_t>(map.tensor)].name, why);
   }
   return {};
@@ -81,7 +79,7 @@ void LoadedCode::launch(const ir::Program& program, const ir::Bound& bound, Stre
   std::vector<api::TensorMapBits> maps;
   maps.reserve(maps_.size());
   for (const codegen::nvptx::TensorMap& map : maps_)
-    maps.push_back(encode_tensor_map(device.driver(), runtime_map(map), matrix(program, bound, map.tensor)));
+    maps.push_back(encode_tensor_map(device.driver(), {map.rows}, matrix(program, bound, map.tensor)));
 
   std::vector<std::int64_t> words = codegen::cpu::pack_args(program, bound);
   for (const std::int64_t* p : bound.device_sizes)

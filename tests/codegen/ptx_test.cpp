@@ -41,27 +41,70 @@ std::string assembled(const std::string& ptx, const std::string& arch) {
   return said;
 }
 
+/// Assembles, keeps everything in registers, and lets products of tensor cores overlap.
+void check_assembly(const Program& p, const std::string& text, const std::string& arch) {
+  const std::string said = assembled(text, arch);
+  CAPTURE(arch);
+  CAPTURE(p.name());
+  CAPTURE(said);
+  for (const char* word : {"error", "C7508", "C7514", "C7517", "C7519"}) CHECK(said.find(word) == std::string::npos);
+  if (!said.empty())
+    CHECK(said.find(" 0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads") != std::string::npos);
+}
+
+bool has(const std::string& text, const std::string& word) { return text.find(word) != std::string::npos; }
+
 }  // namespace
 
-TEST_CASE("ptx: the programs of the loss assemble and multiply with mma.sync") {
+TEST_CASE("ptx: the programs of the loss assemble for the oldest architecture and multiply with mma.sync") {
   if (ptxas().empty()) MESSAGE("SKIPPED in part, no ptxas: the PTX is made but not assembled");
-  for (const std::string arch : {"sm_80", "sm_90a"})
-    for (DType t : {f32, bf16, f16}) {
-      const kernels::Shape shape{.vocabulary = 50257, .hidden = 333, .dtype = t};
-      const kernels::Blocks blocks{.n = 64, .v = 64, .d = 64, .split = 16};
-      for (const Program& p :
-           {kernels::lse_forward(shape, blocks), kernels::combine(128), kernels::grad_tiles(shape, blocks),
-            kernels::grad_e(shape, blocks, true, false), kernels::grad_c(shape, blocks, t, true)}) {
-        CAPTURE(arch);
-        CAPTURE(p.name());
-        const std::string text = emit(p, Stage::assembly, Target::cuda(arch));
-        if (t != f32 && p.name() != "combine") CHECK(text.find("mma.sync.aligned.m16n8k16") != std::string::npos);
-        const std::string said = assembled(text, arch);
-        CAPTURE(said);
-        CHECK(said.find("error") == std::string::npos);
-        if (!said.empty()) CHECK(said.find(" 0 bytes spill stores, 0 bytes spill loads") != std::string::npos);
+  for (DType t : {f32, bf16, f16}) {
+    const kernels::Shape shape{.vocabulary = 50257, .hidden = 333, .dtype = t};
+    const kernels::Blocks blocks{.n = 64, .v = 64, .d = 64, .split = 16};
+    for (const Program& p :
+         {kernels::lse_forward(shape, blocks), kernels::combine(128), kernels::grad_tiles(shape, blocks),
+          kernels::grad_e(shape, blocks, true, false), kernels::grad_c(shape, blocks, t, true)}) {
+      const std::string text = emit(p, Stage::assembly, Target::cuda("sm_80"));
+      CHECK(has(text, "mma.sync.aligned.m16n8k16") == (t != f32 && p.name() != "combine"));
+      check_assembly(p, text, "sm_80");
+    }
+  }
+}
+
+TEST_CASE("ptx: on sm_90a products of bf16 and f16 are read by TMA and multiplied by wgmma") {
+  if (ptxas().empty()) MESSAGE("SKIPPED in part, no ptxas: the PTX is made but not assembled");
+  for (DType t : {bf16, f16})
+    for (std::int64_t V : {256000, 50257}) {
+      const kernels::Shape shape{.vocabulary = V, .hidden = 2304, .dtype = t, .compact = true};
+      const kernels::Blocks logits{.n = 128, .v = 256, .d = 64, .split = 8},
+          wide{.n = 192, .v = 256, .d = 64, .split = 8};
+      const kernels::Blocks small{.n = 64, .v = 64, .d = 64, .split = 1};
+      const kernels::Blocks rows{.n = 128, .v = 256, .d = 256, .split = 1},
+          columns{.n = 128, .v = 256, .d = 128, .split = 1};
+      for (const Program& p : {kernels::lse_forward(shape, logits), kernels::lse_forward(shape, wide),
+                               kernels::lse_forward(shape, small), kernels::grad_tiles(shape, logits),
+                               kernels::grad_tiles(shape, small), kernels::grad_e(shape, rows, false, false),
+                               kernels::grad_e(shape, rows, true, true), kernels::grad_e(shape, rows, true, false),
+                               kernels::grad_c(shape, columns, t, false), kernels::grad_c(shape, columns, f32, true)}) {
+        const std::string text = emit(p, Stage::assembly, Target::cuda("sm_90a"));
+        CHECK(has(text, "wgmma.mma_async.sync.aligned"));
+        CHECK(has(text, "cp.async.bulk.tensor.2d.shared::cluster.global"));
+        CHECK(has(text, "stmatrix.sync.aligned.m8n8.x4.trans") == (p.name() == "grad_tiles"));
+        check_assembly(p, text, "sm_90a");
       }
     }
+}
+
+TEST_CASE("ptx: on sm_90a what the product does not fit is multiplied as on older GPUs") {
+  const kernels::Shape shape{.vocabulary = 1000, .hidden = 128, .dtype = bf16, .compact = true};
+  const auto text = [](const Program& p) { return emit(p, Stage::assembly, Target::cuda("sm_90a")); };
+  const auto scattered = [](kernels::Shape s) { return s.compact = false, s; };
+  const auto single = [](kernels::Shape s) { return s.dtype = f32, s; };
+  const kernels::Blocks good{.n = 64, .v = 64, .d = 64, .split = 1}, short_steps{.n = 64, .v = 64, .d = 32, .split = 1};
+  CHECK(has(text(kernels::lse_forward(shape, good)), "wgmma"));
+  CHECK(!has(text(kernels::lse_forward(scattered(shape), good)), "wgmma"));
+  CHECK(!has(text(kernels::lse_forward(single(shape), short_steps)), "wgmma"));
+  CHECK(!has(text(kernels::lse_forward(shape, short_steps)), "wgmma"));
 }
 
 TEST_CASE("ptx: random programs assemble for the oldest and the newest architecture") {

@@ -262,17 +262,14 @@ TEST_CASE("bind: arguments of a GPU kernel lie on its GPU") {
 TEST_CASE("bind: tile counts that the device knows") {
   std::int32_t count = 2;
   const auto bytes = reinterpret_cast<std::byte*>(&count);
-  CHECK(list_error_with([&](Lists& l) {
-          l.device_count = reinterpret_cast<const std::int32_t*>(bytes + 2);
-        }) == "sums: tile list kept: device_count is not aligned to 4 bytes");
+  CHECK(list_error_with([&](Lists& l) { l.device_count = reinterpret_cast<const std::int32_t*>(bytes + 2); }) ==
+        "sums: tile list kept: device_count is not aligned to 4 bytes");
   count = 4;
-  CHECK(list_error_with([&](Lists& l) {
-          l.device_count = &count;
-        }) == "sums: tile list kept: its device_count is 4 and its count 3");
+  CHECK(list_error_with([&](Lists& l) { l.device_count = &count; }) ==
+        "sums: tile list kept: its device_count is 4 and its count 3");
   count = 2;  // and then the lists are those of two tiles
-  CHECK(list_error_with([&](Lists& l) {
-          l.device_count = &count;
-        }) == "sums: tile list kept: row_begin runs from 0 to 3, not from 0 to 2");
+  CHECK(list_error_with([&](Lists& l) { l.device_count = &count; }) ==
+        "sums: tile list kept: row_begin runs from 0 to 3, not from 0 to 2");
 }
 
 TEST_CASE("bind: sizes that the device knows") {
