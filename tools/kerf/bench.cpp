@@ -8,8 +8,8 @@
 
 #include "kerf/error.h"
 #include "tools/kerf/baseline.h"
+#include "tools/kerf/bench.h"
 #include "tools/kerf/loss_call.h"
-#include "tools/kerf/verbs.h"
 #include "tools/support/progress.h"
 
 namespace kerf::tools {
@@ -18,33 +18,10 @@ namespace {
 using nlohmann::ordered_json;
 using Clock = std::chrono::steady_clock;
 
-struct BenchOptions {
-  InputOptions input;
-  double seconds = 10;
-  bool table = false, json = false;
-};
-
 constexpr int least_rounds = 3;
 constexpr double logits_limit = 1 << 30;  // bytes of logits that the matrix product of the comparison writes at a time
 
-/// Times of one thing, in milliseconds.
-class Times {
- public:
-  void add(Clock::duration d) { ms_.push_back(std::chrono::duration<double, std::milli>(d).count()); }
-  double median() const { return quantile(0.5); }
-  /// (90th - 10th percentile) / median.
-  double spread() const { return (quantile(0.9) - quantile(0.1)) / median(); }
-
- private:
-  double quantile(double q) const {
-    std::vector<double> sorted = ms_;
-    std::sort(sorted.begin(), sorted.end());
-    const double at = q * static_cast<double>(sorted.size() - 1);
-    const auto low = static_cast<std::size_t>(at), high = std::min(low + 1, sorted.size() - 1);
-    return sorted[low] + (at - std::floor(at)) * (sorted[high] - sorted[low]);
-  }
-  std::vector<double> ms_;
-};
+double milliseconds(Clock::duration d) { return std::chrono::duration<double, std::milli>(d).count(); }
 
 struct LossTimes {
   Times forward, backward, both;
@@ -56,9 +33,9 @@ struct LossTimes {
     const auto middle = Clock::now();
     backward_call();
     const auto end = Clock::now();
-    forward.add(middle - start);
-    backward.add(end - middle);
-    both.add(end - start);
+    forward.add(milliseconds(middle - start));
+    backward.add(milliseconds(end - middle));
+    both.add(milliseconds(end - start));
   }
 };
 
@@ -112,6 +89,7 @@ int bench(const BenchOptions& options) {
   const InputOptions& input = options.input;
   const ProblemSpec spec = input.spec(0);
   const PlanDesc desc = input.desc(spec);
+  if (desc.device.type == DeviceType::cuda) return bench_on_gpu(options);
   if (spec.tokens < 1) throw UsageError("bench: N = 0 takes no time; give at least one token");
   std::optional<Blas> blas = Blas::open(1);
   check_problem_size(spec, 2);
@@ -126,7 +104,7 @@ int bench(const BenchOptions& options) {
   LossCall call(problem, desc);
   const auto before_compiling = Clock::now();
   call.prepare();
-  const double compile_ms = std::chrono::duration<double, std::milli>(Clock::now() - before_compiling).count();
+  const double compile_ms = milliseconds(Clock::now() - before_compiling);
   const PlanReport report = call.report();
   if (blas) blas = Blas::open(report.threads);
   std::optional<Ceiling> ceiling;
@@ -159,11 +137,11 @@ int bench(const BenchOptions& options) {
       if (ceiling) {
         const auto t = Clock::now();
         ceiling->run();
-        matmul.add(Clock::now() - t);
+        matmul.add(milliseconds(Clock::now() - t));
       }
       if (baseline) plain.measure([&] { baseline->forward(); }, [&] { baseline->backward(); });
       ++rounds;
-      const double now_ms = std::chrono::duration<double, std::milli>(Clock::now() - start).count();
+      const double now_ms = milliseconds(Clock::now() - start);
       progress.add(static_cast<std::int64_t>(now_ms) - static_cast<std::int64_t>(elapsed_ms));
       elapsed_ms = now_ms;
     }
@@ -274,7 +252,8 @@ void add_bench(CLI::App& app, Run& run) {
   CLI::App* verb = app.add_subcommand("bench", "time forward and backward beside a matrix product of the same size");
   auto& options = options_of<BenchOptions>(*verb, run, bench);
   options.input.add_to(*verb);
-  verb->add_option("--seconds", options.seconds, "time to measure for; three rounds are made in any case")
+  verb->add_option("--seconds", options.seconds,
+                   "time to measure for; three rounds are made in any case, on a GPU five")
       ->capture_default_str()
       ->check(CLI::Range(0.0, 1e6));
   verb->add_flag("--table", options.table, "methods beside each other, with a baseline that forms the logits");

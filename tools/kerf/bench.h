@@ -1,0 +1,39 @@
+// What the benchmarks of the CPU and of a GPU share.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include "tools/kerf/verbs.h"
+
+namespace kerf::tools {
+
+struct BenchOptions {
+  InputOptions input;
+  double seconds = 10;
+  bool table = false, json = false;
+};
+
+/// Times of one thing, in milliseconds.
+class Times {
+ public:
+  void add(double ms) { ms_.push_back(ms); }
+  double median() const { return quantile(0.5); }
+  /// (90th - 10th percentile) / median.
+  double spread() const { return (quantile(0.9) - quantile(0.1)) / median(); }
+
+ private:
+  double quantile(double q) const {
+    std::vector<double> sorted = ms_;
+    std::sort(sorted.begin(), sorted.end());
+    const double at = q * static_cast<double>(sorted.size() - 1);
+    const auto low = static_cast<std::size_t>(at), high = std::min(low + 1, sorted.size() - 1);
+    return sorted[low] + (at - std::floor(at)) * (sorted[high] - sorted[low]);
+  }
+  std::vector<double> ms_;
+};
+
+int bench_on_gpu(const BenchOptions& options);
+
+}  // namespace kerf::tools
