@@ -214,12 +214,35 @@ TEST_CASE("kerf: a wrong call exits with 2 and says what to change, what the dev
   refused("bench --shape 0,8,8", 2, "at least one token");
   refused("emit --shape 1,1,1", 2, "--program");
   refused("emit --shape 1,1,1 --program lse_backward", 2, "lse_forward, combine, grad_tiles");
-  refused("emit --shape 1,1,1 --program combine --stage ptx", 2, "'ptx' is no stage; they are dsl, tile, llvm, asm");
+  refused("emit --shape 1,1,1 --program combine --stage hlo", 2,
+          "'hlo' is no stage; they are dsl, tile, llvm, asm, ptx, sass-stats");
+  refused("emit --shape 1,1,1 --program combine --stage ptx", 2, "--stage ptx: needs --arch, as in --arch sm_90a");
+  refused("emit --shape 1,1,1 --stage ptx --arch sm_80", 2, "--program");
+  refused("emit --shape 1,1,1 --stage ptx --arch sm_10 --program combine", 2, "'sm_10' is no GPU architecture");
+  refused("emit --shape 1,1,1 --stage sass-stats --arch sm_80 --target avx2", 2, "a GPU is named by --arch");
   refused("emit --shape 1,1,1 --program combine --stage asm --target mips", 2, "'mips' is no target");
 }
 
+TEST_CASE("kerf doctor --device cuda says what the driver tells, and that a GPU that computes nothing does not work") {
+  const std::string environment =
+      fmt::format("KERF_CUDA_DRIVER='{}' KERF_CUBLAS='{}'", KERF_FAKE_CUDA, KERF_FAKE_CUBLAS);
+  const Result r = kerf("doctor --device cuda --json", false, environment);
+  CHECK(r.code == 1);
+  const json j = json::parse(r.out);
+  CHECK(j["cuda_driver"] == true);
+  CHECK(j["compiles"] == true);
+  REQUIRE(j["gpu"].is_object());
+  CHECK(j["gpu"]["compute_capability"] == "9.0");
+  CHECK(j["gpu"]["level"] == "sm_90a");
+  CHECK(j["gpu"]["compiles"] == false);
+  CHECK(j["gpu"]["cublas"].get<std::string>().starts_with("cuBLAS 130100"));
+  const Result text = kerf("doctor --device cuda:0", false, environment);
+  CHECK(text.out.find("GPU compiler  FAILED: 0 + 1 came out as ") != std::string::npos);
+  CHECK(kerf("doctor --device cuda:1", true, environment).code == 2);
+}
+
 TEST_CASE("kerf --device cuda without a driver exits with 3 and says how to get one") {
-  for (const char* verb : {"check --shape 1,1,1", "bench --shape 1,1,1"}) {
+  for (const char* verb : {"check --shape 1,1,1", "bench --shape 1,1,1", "doctor"}) {
     const Result r =
         kerf(fmt::format("{} --device cuda", verb), true, "KERF_CUDA_DRIVER=libkerf-there-is-no-such-driver.so");
     CAPTURE(r.out);

@@ -2,43 +2,24 @@
 // is installed. A GPU is not needed.
 #include <doctest/doctest.h>
 
-#include <unistd.h>
-
-#include <cstdio>
-#include <cstdlib>
-#include <filesystem>
-#include <fstream>
 #include <string>
-#include <vector>
 
 #include "kerf/kernel.h"
 #include "lib/kernels/kernels.h"
 #include "tests/support/random_program.h"
+#include "tools/support/ptxas.h"
 
 using namespace kerf;
 
 namespace {
 
-std::string ptxas() {
-  for (const char* path : {"/usr/local/cuda/bin/ptxas", "/usr/bin/ptxas"})
-    if (std::filesystem::exists(path)) return path;
-  return "";
-}
-
 /// What ptxas says about the text, an empty string without ptxas.
 std::string assembled(const std::string& ptx, const std::string& arch) {
-  if (ptxas().empty()) return "";
-  const auto file = std::filesystem::temp_directory_path() / ("kerf-ptx-" + std::to_string(::getpid()) + ".ptx");
-  std::ofstream(file) << ptx;
-  const std::string command = ptxas() + " -v -arch=" + arch + " -o /dev/null " + file.string() + " 2>&1";
-  std::string said;
-  FILE* pipe = ::popen(command.c_str(), "r");
-  REQUIRE(pipe);
-  char buffer[512];
-  while (std::fgets(buffer, sizeof buffer, pipe)) said += buffer;
-  CHECK(::pclose(pipe) == 0);
-  std::filesystem::remove(file);
-  return said;
+  const std::string ptxas = tools::find_ptxas();
+  if (ptxas.empty()) return "";
+  const tools::Assembled result = tools::assemble(ptxas, ptx, arch);
+  CHECK(result.ok);
+  return result.said;
 }
 
 /// Assembles, keeps everything in registers, and lets products of tensor cores overlap.
@@ -57,7 +38,7 @@ bool has(const std::string& text, const std::string& word) { return text.find(wo
 }  // namespace
 
 TEST_CASE("ptx: the programs of the loss assemble for the oldest architecture and multiply with mma.sync") {
-  if (ptxas().empty()) MESSAGE("SKIPPED in part, no ptxas: the PTX is made but not assembled");
+  if (tools::find_ptxas().empty()) MESSAGE("SKIPPED in part, no ptxas: the PTX is made but not assembled");
   for (DType t : {f32, bf16, f16}) {
     const kernels::Shape shape{.vocabulary = 50257, .hidden = 333, .dtype = t};
     const kernels::Blocks blocks{.n = 64, .v = 64, .d = 64, .split = 16};
@@ -72,7 +53,7 @@ TEST_CASE("ptx: the programs of the loss assemble for the oldest architecture an
 }
 
 TEST_CASE("ptx: on sm_90a products of bf16 and f16 are read by TMA and multiplied by wgmma") {
-  if (ptxas().empty()) MESSAGE("SKIPPED in part, no ptxas: the PTX is made but not assembled");
+  if (tools::find_ptxas().empty()) MESSAGE("SKIPPED in part, no ptxas: the PTX is made but not assembled");
   for (DType t : {bf16, f16})
     for (std::int64_t V : {256000, 50257}) {
       const kernels::Shape shape{.vocabulary = V, .hidden = 2304, .dtype = t, .compact = true};
