@@ -125,6 +125,18 @@ TEST_CASE("kerf bench --json has medians, spreads, ratios and workspace") {
       CHECK(row[field].get<double>() > 0);
 }
 
+TEST_CASE("kerf bench --json-file writes the JSON beside the table") {
+  const auto file = std::filesystem::temp_directory_path() / fmt::format("kerf-bench-{}.json", getpid());
+  const std::string bench = "bench --shape 4,8,90 --seconds 0 --json-file ";
+  const Result r = kerf(bench + file.string());
+  CHECK(r.code == 0);
+  CHECK(r.out.find("median ms") != std::string::npos);
+  std::ifstream in(file);
+  CHECK(json::parse(in)["shape"] == json({4, 8, 90}));
+  std::filesystem::remove(file);
+  refused(bench + "/nonexistent/x.json", 2, "--json-file /nonexistent/x.json: cannot be written");
+}
+
 TEST_CASE("kerf bench takes the shape from a model or a config.json, and says what a bad one lacks") {
   const auto folder = std::filesystem::temp_directory_path() / fmt::format("kerf-config-{}", getpid());
   std::filesystem::create_directories(folder);

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <fstream>
 #include <optional>
 
 #include "kerf/error.h"
@@ -168,7 +169,7 @@ int bench(const BenchOptions& options) {
     rows.push_back({fmt::format("logits formed ({})", blas ? "OpenBLAS" : "plain code"), &plain, Baseline::memory(spec),
                     Baseline::memory(spec)});
 
-  if (options.json) {
+  if (options.wants_json()) {
     ordered_json out = {{"shape", {spec.tokens, spec.hidden, spec.vocabulary}},
                         {"dtype", name_of(spec.dtype)},
                         {"reduction", name_of(spec.reduction)},
@@ -211,8 +212,8 @@ int bench(const BenchOptions& options) {
                                 {"loss_bw_mib", row.backward_bytes / (1 << 20)},
                                 {"loss_fw_bw_mib", std::max(row.forward_bytes, row.backward_bytes) / (1 << 20)}});
     }
-    print_json(out);
-    return 0;
+    options.put(out);
+    if (options.json) return 0;
   }
 
   fmt::print("bench N={} D={} V={} {} {}: {}, {} rows count, {}, {} rounds\n", spec.tokens, spec.hidden,
@@ -248,6 +249,12 @@ int bench(const BenchOptions& options) {
 
 }  // namespace
 
+void BenchOptions::put(const ordered_json& results) const {
+  if (json) print_json(results);
+  if (!json_file.empty() && !(std::ofstream(json_file) << results.dump(2) << '\n'))
+    throw UsageError(fmt::format("--json-file {}: cannot be written", json_file));
+}
+
 void add_bench(CLI::App& app, Run& run) {
   CLI::App* verb = app.add_subcommand("bench", "time forward and backward beside a matrix product of the same size");
   auto& options = options_of<BenchOptions>(*verb, run, bench);
@@ -258,6 +265,7 @@ void add_bench(CLI::App& app, Run& run) {
       ->check(CLI::Range(0.0, 1e6));
   verb->add_flag("--table", options.table, "methods beside each other, with a baseline that forms the logits");
   verb->add_flag("--json", options.json, "print JSON");
+  verb->add_option("--json-file", options.json_file, "write the JSON to a file, beside what is printed");
   verb->footer(
       "Spread is (90th - 10th percentile) / median. GFLOP/s count 2NDV for each of the three products of forward and\n"
       "backward, of rows that are not ignored.\n"

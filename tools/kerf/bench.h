@@ -13,6 +13,11 @@ struct BenchOptions {
   InputOptions input;
   double seconds = 10;
   bool table = false, json = false;
+  std::string json_file;
+
+  bool wants_json() const { return json || !json_file.empty(); }
+  /// Prints it, writes it to the file, or both. Throws UsageError where the file cannot be written.
+  void put(const nlohmann::ordered_json& results) const;
 };
 
 /// Times of one thing, in milliseconds.

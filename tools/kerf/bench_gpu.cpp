@@ -175,7 +175,7 @@ int bench_on_gpu(const BenchOptions& options) {
   const PlanReport report = call.report();
   const Subject* const ceiling = logits ? &subjects[0] : nullptr;
   const std::string cublas = blas ? blas->describe() : "";
-  if (options.json) {
+  if (options.wants_json()) {
     ordered_json out = {{"shape", {spec.tokens, spec.hidden, spec.vocabulary}},
                         {"dtype", name_of(spec.dtype)},
                         {"reduction", name_of(spec.reduction)},
@@ -204,8 +204,8 @@ int bench_on_gpu(const BenchOptions& options) {
     out["level"] = level_of(desc);
     out["compile_ms"] = compile_ms;
     out["rounds"] = rounds;
-    print_json(out);
-    return 0;
+    options.put(out);
+    if (options.json) return 0;
   }
 
   fmt::print("bench N={} D={} V={} {} {}: {}, {} rows count, {}, {} rounds\n", spec.tokens, spec.hidden,

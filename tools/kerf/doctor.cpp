@@ -110,9 +110,11 @@ GpuReport look_at_gpu(Device where, std::vector<std::string>& advice) {
   const Trial trial = try_compiling(where);
   const std::string ptxas = find_ptxas();
   std::string cublas;
-  {
+  try {
     const cuda::Current current(*gpu);
     if (const auto blas = Cublas::open({})) cublas = blas->describe();
+  } catch (const DeviceError& e) {
+    advice.push_back(std::string("`kerf bench` cannot use cuBLAS: ") + e.what());
   }
   constexpr double gib = 1 << 30;
   GpuReport r;
@@ -127,13 +129,14 @@ GpuReport look_at_gpu(Device where, std::vector<std::string>& advice) {
       {"GPU compiler", r.works ? fmt::format("works; a small program took {:.0f} ms, {:.0f} of them in the driver",
                                              trial.compile_ms, trial.jit_ms)
                                : "FAILED: " + trial.failure},
-      {"cuBLAS", cublas.empty() ? "not found" : cublas},
+      {"cuBLAS", cublas.empty() ? "none that works" : cublas},
       {"ptxas", ptxas.empty() ? "not found" : ptxas},
   };
   if (!r.works) advice.push_back("compiling a program for the GPU failed (" + trial.failure + "): please report");
   if (cublas.empty())
     advice.push_back(
-        "no cuBLAS, so `kerf bench` has nothing to compare with: name libcublas.so.12 or .13 in KERF_CUBLAS");
+        "no cuBLAS that works, so `kerf bench` has nothing to compare with: name libcublas.so.12 or .13 in "
+        "KERF_CUBLAS");
   r.json = {{"name", info.name},
             {"ordinal", info.ordinal},
             {"compute_capability", fmt::format("{}.{}", info.major, info.minor)},
