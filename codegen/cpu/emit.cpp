@@ -362,6 +362,7 @@ void Emitter::operation(const Op& op) {
     case OpKind::reduce_max:
     case OpKind::reduce_argmax:
     case OpKind::reduce_any: return emit_reduce(op);
+    case OpKind::running_sum: return emit_running_sum(op);
     default: break;
   }
   const ValueId v = op.results[0];

@@ -141,6 +141,7 @@ class Emitter {
   void emit_load_packed(const ir::Op& op);
   void emit_store(const ir::Op& op);
   void emit_reduce(const ir::Op& op);
+  void emit_running_sum(const ir::Op& op);
   void emit_stage(const ir::Op& op);
   void emit_take(const ir::Op& op);
   /// `staged`: the block of the axis that a stage walks.

@@ -242,7 +242,7 @@ void Plan::choose_forms() {
     if (!t.is_tile() || op.kind == OpKind::loop) return;
     Form& form = forms_[static_cast<std::size_t>(v)];
     const ir::Rule rule = ir::info(op.kind).rule;
-    if (op.kind == OpKind::dot || rule == ir::Rule::reduce) {
+    if (op.kind == OpKind::dot || rule == ir::Rule::reduce || rule == ir::Rule::scan) {
       form = Form::memory;
       return;
     }

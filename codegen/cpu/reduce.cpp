@@ -1,5 +1,6 @@
 // Reductions of the CPU emitter. Across lanes: one vector per row of lanes, folded at the end in a fixed tree. Along
-// any other axis: each lane on its own, four running results side by side, joined in a fixed order.
+// any other axis: each lane on its own, four running results side by side, joined in a fixed order. Running sums: one
+// element at a time.
 #include "codegen/cpu/emit.h"
 #include "kerf/error.h"
 
@@ -123,6 +124,37 @@ void Emitter::emit_reduce(const Op& op) {
   };
   nest(0);
   scratch_now_ = mark;
+}
+
+void Emitter::emit_running_sum(const Op& op) {
+  const ir::Type& type = p_.type(op.results[0]);
+  const Rep& out = make_memory(op.results[0]);
+  Point at = scalar_point();
+  std::vector<ir::AxisExtent> others;
+  for (const ir::AxisExtent& x : type.axes)
+    if (x.axis != op.axis) others.push_back(x);
+  std::function<void(std::size_t)> nest = [&](std::size_t level) {
+    if (level < others.size()) {
+      loop(c64(0), c64(others[level].extent), 1, [&](Value* i) {
+        at.index[static_cast<std::size_t>(others[level].axis)] = i;
+        nest(level + 1);
+      });
+      return;
+    }
+    const Carried zero{register_constant(b_, type.dtype, 0)};
+    counted_loop(b_, c64(0), c64(type.extent(op.axis)), c64(1), zero, [&](Value* i, const Carried& before) {
+      at.index[static_cast<std::size_t>(op.axis)] = i;
+      Memo memo;
+      Value* sum = emit_combine(b_, OpKind::reduce_sum, before[0], eval(op.operands[0], at, memo), math_);
+      Value* offset = c64(0);
+      for (std::size_t k = 0; k < out.layout.axes.size(); ++k)
+        offset = b_.CreateAdd(
+            offset, b_.CreateMul(at.index[static_cast<std::size_t>(out.layout.axes[k])], c64(out.layout.strides[k])));
+      store_vector(to_buffer(sum, type.dtype), element_ptr(buffer_type(type.dtype), out.base, offset), nullptr);
+      return Carried{sum};
+    });
+  };
+  nest(0);
 }
 
 }  // namespace kerf::codegen::cpu

@@ -460,6 +460,7 @@ void Emitter::operation(const Op& op) {
     case OpKind::reduce_max:
     case OpKind::reduce_argmax:
     case OpKind::reduce_any: return emit_reduce(op);
+    case OpKind::running_sum: return emit_running_sum(op);
     case OpKind::stage:
     case OpKind::take: throw InternalError("gpu emitter: staged loads are for the CPU");
     default: rep(op.results[0]).registers = make(op);

@@ -159,6 +159,7 @@ class Emitter {
   void emit_loop_op(const ir::Op& op);
   void emit_store(const ir::Op& op);
   void emit_reduce(const ir::Op& op);
+  void emit_running_sum(const ir::Op& op);
   void emit_dot(const ir::Op& op);
   SharedTile share(ir::ValueId v, int k, int row, std::int64_t rows);
   void multiply(const SharedTile& x, const SharedTile& y, DType t, const Layout& l, int row, int column,

@@ -191,4 +191,42 @@ void Emitter::emit_reduce(const Op& op) {
   rep(result).registers = rest == want ? out : convert(out, rest, want, to.axes, to.dtype);
 }
 
+// In shared memory, by doubling: after the round with distance 2^k each element is the sum of the last 2^(k+1) up to
+// it. The order of the additions depends on nothing but the extent.
+void Emitter::emit_running_sum(const Op& op) {
+  const ir::Type& type = p_.type(op.results[0]);
+  const Layout& l = layout(type);
+  Registers x = get(op.operands[0], l);
+  const Dense d = dense(l, l, type.axes);
+  const std::int64_t bytes = type.dtype == DType::i64 ? 8 : 4, mark = shared_now_;
+  Value* base = reserve_shared(d.elements * bytes);
+  auto at = [&](int r, Value* along) {
+    Value* n = c32(0);
+    for (const auto& [axis, bits] : d.axes)
+      n = b_.CreateAdd(b_.CreateShl(n, c32(bits)), axis == op.axis ? along : index(l, axis, r));
+    return shared_ptr(b_.CreateAdd(base, b_.CreateMul(n, c32(bytes))));
+  };
+  for (std::int64_t distance = 1; distance < type.extent(op.axis); distance *= 2) {
+    barrier();
+    for (int r = 0; r < l.register_count(); ++r) {
+      auto write = [&] { b_.CreateStore(x[static_cast<std::size_t>(r)], at(r, index(l, op.axis, r))); };
+      // Of a dot that lacks an axis only the first row or column is the tile.
+      if (Value* condition = both(coordinates(l).first_copy, in_tile(l, {}, r)))
+        emit_branch(b_, condition, write);
+      else
+        write();
+    }
+    barrier();
+    for (int r = 0; r < l.register_count(); ++r) {
+      Value *own = index(l, op.axis, r), *far = b_.CreateICmpUGE(own, c32(distance));
+      Value* before = b_.CreateLoad(register_type(b_, type.dtype),
+                                    at(r, b_.CreateSelect(far, b_.CreateSub(own, c32(distance)), own)));
+      Value*& sum = x[static_cast<std::size_t>(r)];
+      sum = b_.CreateSelect(far, emit_combine(b_, OpKind::reduce_sum, before, sum, math_), sum);
+    }
+  }
+  shared_now_ = mark;
+  rep(op.results[0]).registers = x;
+}
+
 }  // namespace kerf::codegen::nvptx

@@ -239,6 +239,8 @@ Tile reduce_sum(Operand a, Axis axis);
 Tile reduce_max(Operand a, Axis axis);     // NaN if any is
 Tile reduce_argmax(Operand a, Axis axis);  // i32: position in the block of the first largest element; a NaN is largest
 Tile reduce_any(Operand a, Axis axis);     // bool
+/// Sums of the elements up to each, itself included, along one axis of a tile: f32, i32 or i64, same axes.
+Tile running_sum(Operand a, Axis axis);
 
 /// Several carried tiles of a loop.
 template <std::size_t N>

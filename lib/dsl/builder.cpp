@@ -117,6 +117,7 @@ Tile reduce_sum(Operand a, Axis axis) { return reduce(OpKind::reduce_sum, a, axi
 Tile reduce_max(Operand a, Axis axis) { return reduce(OpKind::reduce_max, a, axis); }
 Tile reduce_argmax(Operand a, Axis axis) { return reduce(OpKind::reduce_argmax, a, axis); }
 Tile reduce_any(Operand a, Axis axis) { return reduce(OpKind::reduce_any, a, axis); }
+Tile running_sum(Operand a, Axis axis) { return reduce(OpKind::running_sum, a, axis); }
 
 // ---- ProgramBuilder ----
 

@@ -3,9 +3,10 @@
 //
 // f32, bf16 and f16 tiles are held as floats (every bf16 and f16 is one), integers and bools as 64-bit integers; i32
 // wraps after every operation. Arithmetic in f32 rounds once per operation. exp, log, tanh are computed in double and
-// rounded once; dot and reduce_sum add up in double, in order, and round once. Of zeros of different sign max and min
-// may give either. Elements outside an axis (padding of its last block) are computed with like all others; a backend may
-// leave padding that was loaded as 0 out of a dot, which differs only where the other factor is NaN or infinite.
+// rounded once; dot, reduce_sum and running_sum add up in double, in order, and round once. Of zeros of different sign
+// max and min may give either. Elements outside an axis (padding of its last block) are computed with like all others;
+// a backend may leave padding that was loaded as 0 out of a dot, which differs only where the other factor is NaN or
+// infinite.
 #include <algorithm>
 #include <array>
 #include <cmath>
@@ -253,6 +254,7 @@ class Interpreter {
       case Rule::cast: return cast(op);
       case Rule::dot: return dot(op);
       case Rule::reduce: return is_real(op.operands[0]) ? reduce<float>(op) : reduce<Integer>(op);
+      case Rule::scan: return by_dtype(op, [&]<class T>() { running_sum<T>(op); });
     }
   }
 
@@ -583,6 +585,26 @@ class Interpreter {
         out[i] = wrapped(p_.type(op.results[0]).dtype, sum);
       }
     });
+  }
+  template <class T>
+  void running_sum(const Op& op) {
+    const DType dtype = p_.type(op.results[0]).dtype;
+    const Integer step = step_along(axes(op.operands[0]), op.axis), extent = p_.type(op.operands[0]).extent(op.axis);
+    const std::vector<T>& a = operand<T>(op, 0);
+    std::vector<T>& out = result<T>(op);
+    for (std::size_t i = 0; i < out.size(); ++i) {
+      if constexpr (std::is_same_v<T, float>) {
+        double sum = 0;
+        for (Integer k = static_cast<Integer>(i) / step % extent; k >= 0; --k)
+          sum += a[i - static_cast<std::size_t>(k * step)];
+        out[i] = static_cast<float>(sum);
+      } else {
+        std::uint64_t sum = 0;
+        for (Integer k = static_cast<Integer>(i) / step % extent; k >= 0; --k)
+          sum += static_cast<std::uint64_t>(a[i - static_cast<std::size_t>(k * step)]);
+        out[i] = wrapped(dtype, sum);
+      }
+    }
   }
   /// The first of the largest; a NaN is larger than all numbers.
   template <class T>

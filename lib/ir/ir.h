@@ -28,7 +28,7 @@ enum class OpKind : std::uint8_t {
 enum class Effect : std::uint8_t { pure, read, write, control };
 enum class Rule : std::uint8_t {
   parallel, whole, loop, when, yield, constant, splat, index, in_bounds, axis_size, load, store, load_packed,
-  store_packed, stage, take, arithmetic, real, compare, logical, where, cast, dot, reduce,
+  store_packed, stage, take, arithmetic, real, compare, logical, where, cast, dot, reduce, scan,
 };
 struct OpInfo {
   std::string_view text;
@@ -93,7 +93,7 @@ struct Op {
   std::vector<ValueId> results;
   std::vector<Region> regions;
 
-  int axis = -1;             // parallel, whole, loop, axis_size, reduce, stage
+  int axis = -1;             // parallel, whole, loop, axis_size, reduce, scan, stage
   int tensor = -1;           // load, store, load_packed, store_packed, stage
   int list = -1;             // parallel and loop over kept tiles
   std::int64_t extent = 0;   // parallel, whole, loop, stage: indices in a block

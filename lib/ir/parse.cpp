@@ -424,6 +424,7 @@ class Parser {
         return;
       case Rule::stage: return stage(op);
       case Rule::reduce:
+      case Rule::scan:
         op.operands.push_back(use());
         word("over");
         op.axis = axis();

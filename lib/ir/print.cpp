@@ -186,7 +186,8 @@ class Printer {
         add(" {} [{}] {}", tensor(op.tensor), names(operands, 1, operands.size()), names(operands, 0, 1));
         return;
       case Rule::stage: print_stage(op, rank); return;
-      case Rule::reduce: add(" {} over {}", names(operands), axis(op.axis)); return;
+      case Rule::reduce:
+      case Rule::scan: add(" {} over {}", names(operands), axis(op.axis)); return;
       default:
         if (!operands.empty()) add(" {}", names(operands));
         return;

@@ -452,6 +452,13 @@ Types reduce(const Check& c) {
   return {tile_type(c.op.kind == OpKind::reduce_argmax ? DType::i32 : a.dtype, rest)};
 }
 
+Types scan(const Check& c) {
+  const Type& a = c.tile(0);
+  if (!a.has(c.op.axis)) c.fail("{} has no axis {}", c.text(a), c.axis(c.op.axis).name);
+  if (a.dtype != DType::f32 && !is_integer(a.dtype)) c.fail("the operand must be f32, i32 or i64, not {}", c.text(a));
+  return {a};
+}
+
 Types results(const Check& c) {
   const OpInfo& i = info(c.op.kind);
   for (ValueId v : c.op.operands)
@@ -483,6 +490,7 @@ Types results(const Check& c) {
     case Rule::cast: return cast(c);
     case Rule::dot: return dot(c);
     case Rule::reduce: return reduce(c);
+    case Rule::scan: return scan(c);
   }
   throw InternalError("an operation without a rule");
 }

@@ -204,7 +204,13 @@ class RandomOperations : protected RandomValues {
   }
   void reduce() {
     const auto v = pick([](const Value& x) { return !x.axes.empty(); });
-    if (v) keep(reduced(*v, any(v->axes)));
+    if (!v) return;
+    if (v->dtype == boolean || !chance(4)) return keep(reduced(*v, any(v->axes)));
+    const int a = any(v->axes);
+    const auto n = static_cast<double>(axis(a).extent);
+    const Tile sums = running_sum(v->tile, axis(a).axis);
+    if (whole_number(*v)) return keep({sums, v->dtype, v->axes, 0x1p63, 0});
+    keep({sums, f32, v->axes, n * v->size, n * v->error + n * unit * n * v->size});
   }
   void contract() {
     const std::vector<int> scope = blocks_in_scope();

@@ -116,6 +116,9 @@ TEST_CASE("elementwise: dtypes") {
   check_error([&] { reduce_any(s.t, s.D); }, "here: reduce_any: the operand must be bool, not tile<N:8 x D:64, f32>");
   check_error([&] { reduce_sum(s.m, s.D); },
               "here: reduce_sum: the operand must be f32, i32 or i64, not tile<D:64, bool>");
+  check_error([&] { running_sum(s.m, s.D); },
+              "here: running_sum: the operand must be f32, i32 or i64, not tile<D:64, bool>");
+  check_error([&] { running_sum(s.l, s.D); }, "here: running_sum: tile<N:8, i32> has no axis D");
 }
 
 TEST_CASE("elementwise: numbers") {

@@ -123,6 +123,18 @@ TEST_CASE("interpret: reductions of integers wrap, reduce_any asks whether one h
   check_values(any, {0, 1});
 }
 
+TEST_CASE("interpret: running_sum adds up to each element, along either axis; integers wrap") {
+  Array x(i32, {2, 3}), along(i32, {2, 3}), across(i32, {2, 3});
+  for (int i = 0; i < 6; ++i) x.set(i, std::vector<double>{1, 2, 3, 2147483647, -5, 6}[static_cast<std::size_t>(i)]);
+  run("program p axis N = 2 axis M = 3 input x : i32 [N, M] output along : i32 [N, M] output across : i32 [N, M]\n"
+      "{ %n = whole N : block<N:2> %m = whole M : block<M:3> %x = load x [%n, %m] : tile<N:2 x M:3, i32>\n"
+      "%a = running_sum %x over M : tile<N:2 x M:3, i32> %b = running_sum %x over N : tile<N:2 x M:3, i32>\n"
+      "store along [%n, %m] %a store across [%n, %m] %b }",
+      {{"x", &x}, {"along", &along}, {"across", &across}});
+  check_values(along, {1, 3, 6, 2147483647, 2147483642, -2147483648.});
+  check_values(across, {1, 2, 3, -2147483648., -3, 9});
+}
+
 TEST_CASE("interpret: dot contracts the shared axis wherever it stands, in either order of the operands") {
   test::Random random(2);
   for (const DType t : {f32, bf16, f16}) {

@@ -83,8 +83,9 @@ inout de : f32 [N, D]
   %45 = cast %44 : tile<N:4, bool>
   %46 = not %45 : tile<N:4, bool>
   %47 = reduce_any %46 over N : bool
+  %48 = running_sum %44 over N : tile<N:4, f32>
   when %47 {
-    store lse [%n] %44
+    store lse [%n] %48
     when %5 {
       store de [%n, %d] %zero
     }
