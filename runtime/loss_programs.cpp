@@ -32,7 +32,7 @@ Program LossPrograms::record(LossProgram which) const {
   again.d = forward.d;
   switch (which) {
     case LossProgram::lse_forward: return kernels::lse_forward(shape_, forward);
-    case LossProgram::combine: return kernels::combine(forward.n);
+    case LossProgram::combine: return kernels::combine(forward.n, 1);
     case LossProgram::grad_tiles: return kernels::grad_tiles(shape_, again);
     case LossProgram::grad_e: return kernels::grad_e(shape_, backward, false, false);
     case LossProgram::grad_e_begin: return kernels::grad_e(shape_, backward, true, true);

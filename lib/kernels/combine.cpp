@@ -23,7 +23,7 @@ void reference_combine(const Parts& parts, const Rows& rows, Doubles& lse, Doubl
   }
 }
 
-Program combine(std::int64_t block_n) {
+Program combine(std::int64_t block_n, std::int64_t block_s) {
   ProgramBuilder p("combine");
   Axis S = p.axis("S"), N = p.axis("N"), T = p.axis("T");
   Tensor part_max = p.input("part_max", f32, {S, N}), part_sum = p.input("part_sum", f32, {S, N});
@@ -32,11 +32,11 @@ Program combine(std::int64_t block_n) {
 
   Block n = p.parallel(N, block_n);
   auto [largest, sum, hit] =
-      p.loop(S, 1, carry(full(n, -inf), zeros(n), zeros(n)), [&](Block at, Tile m, Tile s, Tile t) {
-        Tile pm = reduce_max(load(part_max, at, n), S), ps = reduce_sum(load(part_sum, at, n), S);
-        Tile m1 = max(m, pm);
+      p.loop(S, block_s, carry(full(n, -inf), zeros(n), zeros(n)), [&](Block at, Tile m, Tile s, Tile t) {
+        Tile pm = load(part_max, at, n, fill(-inf)), m1 = max(m, reduce_max(pm, S));
         Tile base = where(m1 == -inf, 0, m1);  // as in lse_forward
-        return carry(m1, s * exp(m - base) + ps * exp(pm - base), t + reduce_sum(load(part_target, at, n), S));
+        Tile ps = reduce_sum(load(part_sum, at, n) * exp(pm - base), S);
+        return carry(m1, s * exp(m - base) + ps, t + reduce_sum(load(part_target, at, n), S));
       });
   Tile r = load(rows, n, fill(-1));  // rows past N go nowhere
   store(lse, r, largest + log(sum));

@@ -1,8 +1,10 @@
-// The tile programs of the loss. Each file holds one program with its plain-loop reference above it.
+// The tile programs of the loss. Each file holds a program, or a few that go together, with plain-loop references
+// above.
 //
-// Rows have been compacted before: N here counts valid rows, `rows[n]` is where row n lies in the caller's e, de, lse
-// and loss (axis T), `target[n]` is its label. The backward's `g[n]` is the upstream gradient with the reduction's
-// factor (and for f16 the scale S) in it. V and D are known when a program is built, N at launch.
+// Rows are compacted first, by loops on the host or by programs where labels lie on a device: N here counts valid rows,
+// `rows[n]` is where row n lies in the caller's e, de, lse and loss (axis T), `target[n]` is its label. The backward's
+// `g[n]` is the upstream gradient with the reduction's factor (and for f16 the scale S) in it. V and D are known when a
+// program is built, N at launch.
 //
 // e is the caller's, gathered through `rows`, or with Shape::compact a copy of the valid rows, one behind the other:
 // [N, D], and zeros from there to the end of the last block. A copy costs N D elements once; a GPU reads it in boxes.
@@ -24,11 +26,60 @@ struct Shape {
   bool compact = false;  // e holds the valid rows alone
 };
 
+/// Labels are looked at in blocks of this many rows; arrays over rows have a multiple of it.
+inline constexpr std::int64_t label_block = 256;
+/// What label_rows says of a row that has no label that counts.
+inline constexpr std::int32_t no_label = -1, label_outside = -2;
+
+/// How a row finds its label: row t of a sequence is scored against label t + shift of the same one.
+struct LabelRule {
+  DType target = DType::i64;      // i32 or i64
+  bool packed = false;            // sequences end where cu_seqlens says, else all have the length of target's rows
+  DType cu_seqlens = DType::i64;  // i32 or i64
+  std::int64_t shift = 0, ignore_index = -100, vocabulary = 0;
+};
+
+/// The label of each row, no_label or label_outside, and how many of each block have one, or one outside [0, V).
+/// target [B, T, 1], cu_seqlens [C, 1] (if packed) -> label [R, label_block] i32, count [R], outside [R] i64.
+Program label_rows(const LabelRule& rule);
+/// count [R], outside [R] -> before [R]: rows with a label in the blocks before; valid, strays []: in all. i64.
+Program label_offsets();
+/// label, before, valid -> rows, target [P]: the rows that have a label, in order, and their labels; then -1.
+Program compact_labels();
+/// valid [] -> count [Q] i64: how many rows with a label each run of `chunk` of them has.
+Program chunk_rows(std::int64_t chunk);
+/// e [T, D], rows [P] -> compact [P, D]: e[rows[p]], zeros where rows[p] is -1.
+Program compact_rows(Shape s, std::int64_t block_n, std::int64_t block_d);
+/// Zeros in the rows of de [T, D] that have no label; the others are not written. label [T].
+Program clear_rows(Shape s, std::int64_t block_n, std::int64_t block_d);
+
+/// label [T] -> loss, lse [T]: 0, and NaN where the label lies outside the vocabulary. `combine` writes over the rest.
+Program begin_losses();
+/// loss [T] -> partial [Q], sums of loss_block rows each.
+inline constexpr std::int64_t loss_block = 1024;
+Program sum_losses();
+/// partial [Q], valid [] -> loss []: their sum, or with `mean` divided by valid.
+Program finish_loss(bool mean);
+
+/// g [N] of the backward. none: grad [B, T, 1] gathered at rows [N]; mean: grad [] over valid []; sum: grad []. Without
+/// `given` grad is 1 and no input.
+enum class Upstream : std::uint8_t { each, mean, sum };
+Program upstream(Upstream how, bool given);
+/// Multiplies g [N] by what brings its largest finite element to 2^14, so that small elements of an f16 dz do not
+/// underflow; scale [] takes it out again.
+Program scale_upstream();
+
+/// A list of all tiles of a rectangle: row blocks 0 .. ceil(N / block_n), column blocks first .. last. Bands of `band`
+/// row blocks, in a band column by column, so that tiles which follow each other share a block of columns and the row
+/// blocks of a band stay in a cache. Axis I has as many indices as the longest of the arrays, all i32: row, column,
+/// row_items, column_items [K], row_begin [R], column_begin [C], count [1]. first and last are the sizes of axes.
+Program list_tiles(std::int64_t block_n, std::int64_t band);
+
 /// Partial maximum, sum and target logit of one part of the vocabulary for one block of rows.
 /// e [T, D], c [V, D], rows [N] i64 (unless compact), target [N] i32 -> part_max, part_sum, part_target [S, N] f32.
 Program lse_forward(Shape s, Blocks b);
-/// Parts in order: lse [T] and loss [T] of the valid rows, at rows[n].
-Program combine(std::int64_t block_n);
+/// Parts in order, block_s at a time: lse [T] and loss [T] of the valid rows, at rows[n].
+Program combine(std::int64_t block_n, std::int64_t block_s);
 /// dz of the tiles in the list `kept` (N x V), packed [V, N] inside a tile: g (exp(z - lse) - [v = target]).
 Program grad_tiles(Shape s, Blocks b);
 /// de[rows[n]] = scale * sum over kept tiles of dz c. With `from_sum` starts from sum [N, D] f32; with `to_sum` writes

@@ -23,6 +23,14 @@ struct TileAt {
   std::int64_t row, column;
 };
 
+/// The label of each of B * T rows, or no_label, or label_outside. target [B, T]; cu_seqlens where rule.packed.
+Labels reference_label_rows(const LabelRule& rule, std::int64_t B, std::int64_t T,
+                            const std::vector<std::int64_t>& target, const std::vector<std::int64_t>& cu_seqlens);
+/// Rows that have a label, and their labels; then -1 up to the size of `label`.
+void reference_compact_labels(const Labels& label, Rows& rows, Labels& target);
+/// Tiles of R row blocks and columns [first, last), in the order of list_tiles.
+std::vector<TileAt> reference_list_tiles(std::int64_t R, std::int64_t first, std::int64_t last, std::int64_t band);
+
 struct Parts {
   Doubles max, sum, target;  // [S, N]
 };

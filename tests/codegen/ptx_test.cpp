@@ -43,7 +43,7 @@ TEST_CASE("ptx: the programs of the loss assemble for the oldest architecture an
     const kernels::Shape shape{.vocabulary = 50257, .hidden = 333, .dtype = t};
     const kernels::Blocks blocks{.n = 64, .v = 64, .d = 64, .split = 16};
     for (const Program& p :
-         {kernels::lse_forward(shape, blocks), kernels::combine(128), kernels::grad_tiles(shape, blocks),
+         {kernels::lse_forward(shape, blocks), kernels::combine(128, 8), kernels::grad_tiles(shape, blocks),
           kernels::grad_e(shape, blocks, true, false), kernels::grad_c(shape, blocks, t, true)}) {
       const std::string text = emit(p, Stage::assembly, Target::cuda("sm_80"));
       CHECK(has(text, "mma.sync.aligned.m16n8k16") == (t != f32 && p.name() != "combine"));

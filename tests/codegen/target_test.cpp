@@ -80,7 +80,7 @@ Program operations(DType dtype) {
 }
 
 std::vector<Program> programs() {
-  std::vector<Program> all{exponential(), kernels::combine(64)};
+  std::vector<Program> all{exponential(), kernels::combine(64, 4)};
   for (DType dtype : {f32, bf16, f16}) {
     const kernels::Shape s{1031, 129, dtype};
     const kernels::Blocks b{32, 64, 64, 4};

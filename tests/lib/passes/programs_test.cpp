@@ -13,7 +13,7 @@ namespace {
 std::vector<Program> loss_programs(DType dtype, bool divides) {
   const kernels::Shape s{.vocabulary = divides ? 32 : 27, .hidden = divides ? 24 : 19, .dtype = dtype};
   const kernels::Blocks b{.n = 4, .v = 8, .d = 8, .split = 2};
-  return {kernels::lse_forward(s, b),          kernels::combine(4),
+  return {kernels::lse_forward(s, b),          kernels::combine(4, 2),
           kernels::grad_tiles(s, b),           kernels::grad_e(s, b, false, false),
           kernels::grad_e(s, b, true, true),   kernels::grad_e(s, b, true, false),
           kernels::grad_c(s, b, dtype, false), kernels::grad_c(s, b, DType::f32, true)};
@@ -68,7 +68,7 @@ TEST_CASE("pipeline: lse_forward keeps the rows of e for all blocks of the vocab
 TEST_CASE("pipeline: shows the program after each pass, in order") {
   std::vector<std::string> names, expected;
   for (const passes::NamedPass& pass : passes::all()) expected.emplace_back(pass.name);
-  passes::pipeline(kernels::combine(4).ir(), true, [&](std::string_view pass, const ir::Program& p) {
+  passes::pipeline(kernels::combine(4, 2).ir(), true, [&](std::string_view pass, const ir::Program& p) {
     names.emplace_back(pass);
     CHECK(p.name == "combine");
   });

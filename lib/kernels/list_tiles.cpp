@@ -1,0 +1,51 @@
+// The list of all tiles of a rectangle, for a number of rows that only the device knows. Every entry is closed-form, so
+// one program writes all arrays, each instance 256 entries of each.
+#include <algorithm>
+
+#include "lib/kernels/kernels.h"
+#include "lib/kernels/reference.h"
+
+namespace kerf::kernels {
+
+std::vector<TileAt> reference_list_tiles(std::int64_t R, std::int64_t first, std::int64_t last, std::int64_t band) {
+  std::vector<TileAt> tiles;
+  for (std::int64_t begin = 0; begin < R; begin += band)
+    for (std::int64_t column = first; column < last; ++column)
+      for (std::int64_t row = begin; row < std::min(R, begin + band); ++row) tiles.push_back({row, column});
+  return tiles;
+}
+
+Program list_tiles(std::int64_t block_n, std::int64_t band) {
+  ProgramBuilder p("list_tiles");
+  Axis N = p.axis("N"), I = p.axis("I"), first_axis = p.axis("first"), last_axis = p.axis("last");
+  Axis K = p.axis("K"), R = p.axis("R"), C = p.axis("C"), one = p.axis("one", 1);
+  Tensor row = p.output("row", i32, {K}), column = p.output("column", i32, {K});
+  Tensor row_items = p.output("row_items", i32, {K}), column_items = p.output("column_items", i32, {K});
+  Tensor row_begin = p.output("row_begin", i32, {R}), column_begin = p.output("column_begin", i32, {C});
+  Tensor count = p.output("count", i32, {one});
+
+  Block at = p.parallel(I, 256);
+  Tile i = at.index(), first = p.size(first_axis), last = p.size(last_axis), width = last - first;
+  Tile rows = (p.size(N) + (block_n - 1)) / block_n;
+  auto put = [&](Tensor t, Tile value) { store(t, i, cast(value, i32)); };
+  // The rows of the band that begins at `begin`, and the number of a tile. Past the last tile the numbers mean nothing.
+  auto band_rows = [&](Tile begin) { return min(rows - begin, band); };
+  auto number = [&](Tile r, Tile c) {
+    Tile begin = r / band * band;
+    return begin * width + (c - first) * band_rows(begin) + (r - begin);
+  };
+
+  Tile begin = i / (width * band) * band;
+  Tile inside = i - begin * width, high = band_rows(begin), c = inside / high;
+  put(row, begin + inside - c * high);
+  put(column, first + c);
+  Tile item_row = i / width, item_column = i / rows;
+  put(row_items, number(item_row, first + i - item_row * width));
+  put(column_items, number(i - item_column * rows, first + item_column));
+  put(row_begin, i * width);
+  put(column_begin, (min(max(i, first), last) - first) * rows);
+  store(count, i, cast(full(at, 0, i64) + rows * width, i32));
+  return p.finish();
+}
+
+}  // namespace kerf::kernels
