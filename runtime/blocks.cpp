@@ -13,10 +13,24 @@ std::int64_t clip(std::int64_t block, std::int64_t axis) { return std::min(block
 
 }  // namespace
 
+DeviceBlocks choose_gpu_blocks(const kernels::Shape& s) {
+  const auto power = [](std::int64_t most, std::int64_t axis) {
+    std::int64_t b = 64;
+    while (b < most && b < axis) b *= 2;
+    return std::min(b, most);
+  };
+  if (s.dtype == f32 || s.hidden % 8 != 0) {  // nothing here is read in boxes
+    const kernels::Blocks b{.n = 64, .v = 64, .d = 32, .split = 8};
+    return {.forward = b, .backward = b, .grad_e_d = 64, .grad_c_d = 64};
+  }
+  const kernels::Blocks b{.n = 128, .v = power(256, s.vocabulary), .d = 64, .split = 8};
+  return {.forward = b, .backward = b, .grad_e_d = power(256, s.hidden), .grad_c_d = power(128, s.hidden)};
+}
+
 PlanBlocks choose_blocks(const kernels::Shape& s) {
-  // 256 rows share what each block of c costs to copy; measured best of 128 to 256 rows and 128 to 512 columns; 128 of d
-  // in the products of the backward keep every thread busy when rows are few. A packed copy of e for all of D saves its
-  // repacking and pays for narrower blocks of V, as long as it fits beside the tile.
+  // 256 rows share what each block of c costs to copy; measured best of 128 to 256 rows and 128 to 512 columns; 128 of
+  // d in the products of the backward keep every thread busy when rows are few. A packed copy of e for all of D saves
+  // its repacking and pays for narrower blocks of V, as long as it fits beside the tile.
   constexpr std::int64_t rows = 256;
   kernels::Blocks b{.n = rows, .v = clip(256, s.vocabulary), .d = clip(128, s.hidden), .split = 1};
   // f32 sums over one block of d start anew, so short blocks keep the rounding of large logits down: one chain over all

@@ -13,4 +13,14 @@ struct PlanBlocks {
 /// Never depends on the number of rows: one set of programs serves them all.
 PlanBlocks choose_blocks(const kernels::Shape& shape);
 
+/// What the programs of a device loss are cut into. forward.split: blocks of v in one part, where rows are many.
+struct DeviceBlocks {
+  kernels::Blocks forward;
+  kernels::Blocks backward;         // the tiles of dz, and the d that their logits are summed over
+  std::int64_t grad_e_d, grad_c_d;  // hidden, in the products with dz
+  std::int64_t band = 24;           // row blocks whose e stays near while columns pass
+};
+/// For a GPU, whose tiles want powers of two.
+DeviceBlocks choose_gpu_blocks(const kernels::Shape& shape);
+
 }  // namespace kerf::runtime

@@ -11,6 +11,7 @@
 #include <limits>
 
 #include "kerf/error.h"
+#include "runtime/device_loss.h"
 #include "runtime/loss_args.h"
 #include "runtime/loss_programs.h"
 #include "runtime/loss_space.h"
@@ -26,7 +27,7 @@ std::string_view name_of(Reduction r) {
 }
 
 std::string_view name_of(Strategy s) {
-  constexpr std::string_view names[] = {"automatic", "exact_recompute"};
+  constexpr std::string_view names[] = {"automatic", "exact_recompute", "min_memory"};
   return names[static_cast<std::size_t>(s)];
 }
 
@@ -47,8 +48,11 @@ const PlanDesc& checked(const PlanDesc& d) {
     throw UsageError(fmt::format("PlanDesc: c of [{}, {}] {}: its size in bytes passes 2^63", d.vocabulary, d.hidden,
                                  name_of(d.dtype)));
   if (d.shift < 0) throw UsageError(fmt::format("PlanDesc: shift is {}; it must not be negative", d.shift));
-  if (d.device.type != DeviceType::cpu)
-    throw DeviceError(fmt::format("PlanDesc: device is cuda:{}; this build computes on the cpu", d.device.ordinal));
+  if (!d.arch.empty() && d.device.type == DeviceType::cpu)
+    throw UsageError(
+        fmt::format("PlanDesc: arch is {} and the plan computes on the cpu; name a GPU in device", d.arch));
+  if (d.check_labels && d.device.type == DeviceType::cpu)
+    throw UsageError("PlanDesc: check_labels is set and the plan computes on the cpu, which always checks labels");
   return d;
 }
 
@@ -98,9 +102,14 @@ struct Plan::Impl {
   PlanDesc desc;
   std::shared_ptr<ThreadPool> pool;
   runtime::LossPrograms programs;
+  std::unique_ptr<runtime::DeviceLoss> device;  // in place of the programs
 
   Impl(const PlanDesc& d, std::shared_ptr<ThreadPool> p)
-      : desc(checked(d)), pool(std::move(p)), programs({d.vocabulary, d.hidden, d.dtype}) {}
+      : desc(checked(d)), pool(std::move(p)), programs({d.vocabulary, d.hidden, d.dtype}) {
+    if (desc.device.type == DeviceType::cuda)
+      device = std::make_unique<runtime::DeviceLoss>(
+          desc, runtime::choose_gpu_blocks({desc.vocabulary, desc.hidden, desc.dtype}));
+  }
 
   kernels::Shape shape() const { return {desc.vocabulary, desc.hidden, desc.dtype}; }
   std::int64_t parts() const {
@@ -120,16 +129,20 @@ struct Plan::Impl {
   runtime::Ranges ranges(std::int64_t rows, std::size_t limit) {
     return runtime::choose_ranges(rows, shape(), programs.blocks().backward, scratch(true), limit);
   }
+  std::size_t limit() const {
+    if (desc.strategy == Strategy::min_memory) return 0;
+    return desc.workspace_limit ? desc.workspace_limit : std::size_t{64} << 20;
+  }
   std::size_t workspace(std::int64_t rows, bool backward) {
+    if (device) return device->workspace(rows, backward);
     if (rows < 0) throw UsageError(fmt::format("Plan: {} rows; their number must not be negative", rows));
     if (rows == 0) return 0;
     std::size_t bytes = runtime::too_large;
     const kernels::Blocks& b = programs.blocks().backward;
     if (rows / b.n < runtime::most_row_blocks)
-      bytes = backward ? runtime::lay_out_backward(nullptr, rows, shape(), b, ranges(rows, desc.workspace_limit),
-                                                   scratch(true))
-                             .bytes
-                       : runtime::lay_out_forward(nullptr, rows, parts(), scratch(false)).bytes;
+      bytes = backward
+                  ? runtime::lay_out_backward(nullptr, rows, shape(), b, ranges(rows, limit()), scratch(true)).bytes
+                  : runtime::lay_out_forward(nullptr, rows, parts(), scratch(false)).bytes;
     if (bytes == runtime::too_large)
       throw UsageError(fmt::format("Plan: the workspace for {} rows passes 2^63 bytes", rows));
     return bytes;
@@ -138,7 +151,8 @@ struct Plan::Impl {
 
 Plan::Plan(const PlanDesc& desc) {
   checked(desc);
-  impl_ = std::make_unique<Impl>(desc, std::make_shared<ThreadPool>(desc.threads));
+  const bool cpu = desc.device.type == DeviceType::cpu;
+  impl_ = std::make_unique<Impl>(desc, cpu ? std::make_shared<ThreadPool>(desc.threads) : nullptr);
 }
 Plan::Plan(const PlanDesc& desc, std::shared_ptr<ThreadPool> pool) {
   if (!pool) throw UsageError("Plan: the thread pool is null");
@@ -148,11 +162,19 @@ Plan::~Plan() = default;
 Plan::Plan(Plan&&) noexcept = default;
 Plan& Plan::operator=(Plan&&) noexcept = default;
 
-void Plan::prepare() {
-  const std::vector<LossProgram> all = impl_->programs.all();
-  impl_->pool->run(std::ssize(all), [&](std::int64_t begin, std::int64_t end, int) {
-    for (std::int64_t i = begin; i < end; ++i) impl_->programs.kernel(all[static_cast<std::size_t>(i)]);
+namespace {
+void compile_all(auto& programs, ThreadPool& pool) {
+  const auto all = programs.all();
+  pool.run(std::ssize(all), [&](std::int64_t begin, std::int64_t end, int) {
+    for (std::int64_t i = begin; i < end; ++i) programs.kernel(all[static_cast<std::size_t>(i)]);
   });
+}
+}  // namespace
+
+void Plan::prepare() {
+  if (!impl_->device) return compile_all(impl_->programs, *impl_->pool);
+  const auto pool = impl_->pool ? impl_->pool : std::make_shared<ThreadPool>(impl_->desc.threads);
+  compile_all(impl_->device->programs(), *pool);
 }
 std::size_t Plan::workspace_bytes(std::int64_t tokens, bool backward) const {
   return impl_->workspace(tokens, backward);
@@ -160,30 +182,25 @@ std::size_t Plan::workspace_bytes(std::int64_t tokens, bool backward) const {
 const PlanDesc& Plan::desc() const { return impl_->desc; }
 
 PlanReport Plan::report(std::int64_t tokens) const {
-  const kernels::Blocks& b = impl_->programs.blocks().forward;
+  Impl& p = *impl_;
   PlanReport r;
+  r.strategy = p.desc.strategy == Strategy::automatic ? Strategy::exact_recompute : p.desc.strategy;
   r.forward_workspace = workspace_bytes(tokens, false);
   r.backward_workspace = workspace_bytes(tokens, true);
-  if (tokens > 0) r.ranges = impl_->ranges(tokens, impl_->desc.workspace_limit).count();
-  r.threads = impl_->pool->size();
+  if (tokens > 0) r.ranges = (p.device ? p.device->ranges(tokens) : p.ranges(tokens, p.limit())).count();
+  r.threads = p.pool ? p.pool->size() : 1;
+  const kernels::Blocks& b = p.device ? p.device->programs().blocks().forward : p.programs.blocks().forward;
   r.blocks = fmt::format("n={} v={} d={}", b.n, b.v, b.d);
   return r;
 }
 
-void Plan::forward(const ForwardArgs& a, Stream) {
+void Plan::forward(const ForwardArgs& a, Stream stream) {
   Impl& p = *impl_;
   const PlanDesc& desc = p.desc;
-  runtime::ArgumentCheck check("Plan::forward", desc);
-  const TensorRef e = check.embeddings(a.e, a.c);
-  const runtime::Labels labels = check.labels(a.target, a.cu_seqlens);
-  const std::int64_t N = check.rows();
-  TensorRef loss, lse;
-  if (a.loss.given())
-    loss = desc.reduction == Reduction::none ? check.per_row("loss", a.loss, true) : check.single("loss", a.loss, true);
-  if (a.lse.given()) lse = check.per_row("lse", a.lse, true);
-  std::byte* memory = check.workspace(a.workspace, p.workspace(N, false));
-  check.no_overlap();
-  const std::int64_t valid = check_labels(labels, check.call());
+  if (p.device) return p.device->forward(a, stream);
+  const auto [e, c, labels, loss, lse, memory, name] =
+      runtime::check_forward(desc, a, [&](std::int64_t rows) { return p.workspace(rows, false); });
+  const std::int64_t N = labels.rows, valid = check_labels(labels, name);
   if (!loss.given() && !lse.given()) return;
 
   // Ignored rows are 0; valid ones are written by `combine`.
@@ -202,7 +219,7 @@ void Plan::forward(const ForwardArgs& a, Stream) {
     const TensorRef row_loss = each ? loss : TensorRef(space.loss, {N});
     p.programs.kernel(LossProgram::lse_forward)
         .launch({.tensors = {{"e", e},
-                             {"c", a.c},
+                             {"c", c},
                              {"rows", rows},
                              {"target", target},
                              {"part_max", part_max},
@@ -226,25 +243,13 @@ void Plan::forward(const ForwardArgs& a, Stream) {
   *static_cast<float*>(loss.data) = static_cast<float>(sum);
 }
 
-void Plan::backward(const BackwardArgs& a, Stream) {
+void Plan::backward(const BackwardArgs& a, Stream stream) {
   Impl& p = *impl_;
   const PlanDesc& desc = p.desc;
-  runtime::ArgumentCheck check("Plan::backward", desc);
-  const TensorRef e = check.embeddings(a.e, a.c);
-  const runtime::Labels labels = check.labels(a.target, a.cu_seqlens);
-  const std::int64_t N = check.rows();
-  const TensorRef lse = check.per_row("lse", a.lse, false);
-  if (desc.reduction == Reduction::none)
-    check.upstream(a.grad_loss);
-  else if (a.grad_loss.given())
-    check.single("grad_loss", a.grad_loss, false);
-  TensorRef de, dc;
-  if (a.de.given()) de = check.grad_e(a.de);
-  if (a.dc.given()) dc = check.grad_c(a.dc);
-  const std::size_t bytes = p.workspace(N, true);
-  std::byte* memory = check.workspace(a.workspace, bytes);
-  check.no_overlap();
-  const std::int64_t valid = check_labels(labels, check.call());
+  if (p.device) return p.device->backward(a, stream);
+  const auto [e, c, labels, lse, grad_loss, de, dc, memory, bytes, name] =
+      runtime::check_backward(desc, a, [&](std::int64_t rows) { return p.workspace(rows, true); });
+  const std::int64_t valid = check_labels(labels, name);
   if (!de.given() && !dc.given()) return;
 
   if (valid == 0) {
@@ -256,7 +261,7 @@ void Plan::backward(const BackwardArgs& a, Stream) {
   const runtime::Ranges ranges = p.ranges(valid, bytes);
   const runtime::BackwardSpace space = runtime::lay_out_backward(memory, valid, p.shape(), b, ranges, p.scratch(true));
   compact(labels, space.rows, space.target);
-  *space.scale = fill_upstream(a.grad_loss, desc.reduction, desc.dtype, space.rows, valid, space.g);
+  *space.scale = fill_upstream(grad_loss, desc.reduction, desc.dtype, space.rows, valid, space.g);
   if (de.given()) clear_other_rows(de, space.rows, valid, *p.pool);
   if (de.given() && space.sum) std::fill_n(space.sum, valid * desc.hidden, 0.0f);
 
@@ -269,13 +274,13 @@ void Plan::backward(const BackwardArgs& a, Stream) {
     const TensorRef dz(space.dz, desc.dtype, {kept.count * b.v * b.n});
     p.programs.kernel(LossProgram::grad_tiles)
         .launch(
-            {.tensors = {{"e", e}, {"c", a.c}, {"rows", rows}, {"target", target}, {"lse", lse}, {"g", g}, {"dz", dz}},
+            {.tensors = {{"e", e}, {"c", c}, {"rows", rows}, {"target", target}, {"lse", lse}, {"g", g}, {"dz", dz}},
              .lists = {{"kept", kept}},
              .scratch = space.scratch},
             *p.pool);
     if (de.given()) {
       const bool last = range + 1 == ranges.count(), several = ranges.count() > 1;
-      LaunchArgs args{.tensors = {{"c", a.c}, {"dz", dz}}, .lists = {{"kept", kept}}, .scratch = space.scratch};
+      LaunchArgs args{.tensors = {{"c", c}, {"dz", dz}}, .lists = {{"kept", kept}}, .scratch = space.scratch};
       if (several) args.tensors.emplace_back("sum", sum);
       if (last) {
         args.tensors.emplace_back("rows", rows);
@@ -305,14 +310,24 @@ void Plan::backward(const BackwardArgs& a, Stream) {
 
 std::vector<std::string> Plan::program_names() const {
   std::vector<std::string> names;
-  for (LossProgram w : impl_->programs.all()) names.emplace_back(runtime::LossPrograms::name(w));
+  if (impl_->device)
+    for (runtime::DeviceProgram w : impl_->device->programs().all())
+      names.emplace_back(runtime::DevicePrograms::name(w));
+  else
+    for (LossProgram w : impl_->programs.all()) names.emplace_back(runtime::LossPrograms::name(w));
   return names;
 }
 
 std::string Plan::emit(const std::string& program, Stage stage, const Target& target) const {
-  for (LossProgram w : impl_->programs.all())
-    if (runtime::LossPrograms::name(w) == program)
-      return kerf::emit(impl_->programs.record(w), stage, target, impl_->programs.schedule(w));
+  if (impl_->device) {
+    for (runtime::DeviceProgram w : impl_->device->programs().all())
+      if (runtime::DevicePrograms::name(w) == program)
+        return kerf::emit(impl_->device->programs().record(w), stage, target);
+  } else {
+    for (LossProgram w : impl_->programs.all())
+      if (runtime::LossPrograms::name(w) == program)
+        return kerf::emit(impl_->programs.record(w), stage, target, impl_->programs.schedule(w));
+  }
   throw UsageError(
       fmt::format("Plan::emit: no program '{}'; this plan has {}", program, fmt::join(program_names(), ", ")));
 }

@@ -176,12 +176,7 @@ Labels ArgumentCheck::labels(const TensorRef& target, const TensorRef& cu_seqlen
   if (cu.rank != 1 || cu.shape[0] < 2)
     fail(fmt::format("cu_seqlens is {}; it must be [sequences + 1], at least 2 elements", cu.describe()));
   l.sequences = cu.shape[0] - 1;
-  for (std::int64_t i = 0, before = 0; i <= l.sequences; ++i) {
-    const std::int64_t at = integer_at(cu, i * cu.strides[0]);
-    if ((i == 0 && at != 0) || at < before || at > rows_ || (i == l.sequences && at != rows_))
-      fail(fmt::format("cu_seqlens[{}] is {} after {}; it must rise from 0 to N = {}", i, at, before, rows_));
-    before = at;
-  }
+  if (desc_.device.type == DeviceType::cpu) check_sequences(cu, rows_, call_);
   return l;
 }
 
@@ -235,6 +230,49 @@ std::byte* ArgumentCheck::workspace(const TensorRef& t, std::size_t needed) {
   if (reinterpret_cast<std::uintptr_t>(t.data) % 64)
     fail(fmt::format("workspace at {} is not aligned to 64 bytes", t.data));
   return static_cast<std::byte*>(t.data);
+}
+
+void check_sequences(const TensorRef& cu, std::int64_t rows, const std::string& call) {
+  const std::int64_t last = cu.shape[0] - 1;
+  for (std::int64_t i = 0, before = 0; i <= last; ++i) {
+    const std::int64_t at = integer_at(cu, i * cu.strides[0]);
+    if ((i == 0 && at != 0) || at < before || at > rows || (i == last && at != rows))
+      throw UsageError(
+          fmt::format("{}: cu_seqlens[{}] is {} after {}; it must rise from 0 to N = {}", call, i, at, before, rows));
+    before = at;
+  }
+}
+
+ForwardCall check_forward(const PlanDesc& desc, const ForwardArgs& a, const WorkspaceBytes& needed) {
+  ArgumentCheck check("Plan::forward", desc);
+  ForwardCall call{.c = a.c, .name = check.call()};
+  call.e = check.embeddings(a.e, a.c);
+  call.labels = check.labels(a.target, a.cu_seqlens);
+  if (a.loss.given())
+    call.loss =
+        desc.reduction == Reduction::none ? check.per_row("loss", a.loss, true) : check.single("loss", a.loss, true);
+  if (a.lse.given()) call.lse = check.per_row("lse", a.lse, true);
+  call.memory = check.workspace(a.workspace, needed(check.rows()));
+  check.no_overlap();
+  return call;
+}
+
+BackwardCall check_backward(const PlanDesc& desc, const BackwardArgs& a, const WorkspaceBytes& needed) {
+  ArgumentCheck check("Plan::backward", desc);
+  BackwardCall call{.c = a.c, .grad_loss = a.grad_loss, .name = check.call()};
+  call.e = check.embeddings(a.e, a.c);
+  call.labels = check.labels(a.target, a.cu_seqlens);
+  call.lse = check.per_row("lse", a.lse, false);
+  if (desc.reduction == Reduction::none)
+    check.upstream(a.grad_loss);
+  else if (a.grad_loss.given())
+    check.single("grad_loss", a.grad_loss, false);
+  if (a.de.given()) call.de = check.grad_e(a.de);
+  if (a.dc.given()) call.dc = check.grad_c(a.dc);
+  call.bytes = needed(check.rows());
+  call.memory = check.workspace(a.workspace, call.bytes);
+  check.no_overlap();
+  return call;
 }
 
 }  // namespace kerf::runtime

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -60,5 +61,30 @@ class ArgumentCheck {
   std::int64_t rows_ = 0;
   std::vector<Span> spans_;
 };
+
+/// The arguments of a call, checked.
+struct ForwardCall {
+  TensorRef e = {}, c = {};  // e as [N, D]
+  Labels labels = {};
+  TensorRef loss = {}, lse = {};  // lse, and loss for none, as [N]; not given where not wanted
+  std::byte* memory = nullptr;
+  std::string name = {};
+};
+struct BackwardCall {
+  TensorRef e = {}, c = {};
+  Labels labels = {};
+  TensorRef lse = {}, grad_loss = {};
+  TensorRef de = {}, dc = {};
+  std::byte* memory = nullptr;
+  std::size_t bytes = 0;  // of workspace
+  std::string name = {};
+};
+/// `needed` tells the bytes of workspace for a number of rows. Labels are not looked at.
+using WorkspaceBytes = std::function<std::size_t(std::int64_t rows)>;
+ForwardCall check_forward(const PlanDesc& desc, const ForwardArgs& args, const WorkspaceBytes& needed);
+BackwardCall check_backward(const PlanDesc& desc, const BackwardArgs& args, const WorkspaceBytes& needed);
+
+/// Throws UsageError where cu_seqlens, in host memory, does not rise from 0 to the number of rows.
+void check_sequences(const TensorRef& cu_seqlens, std::int64_t rows, const std::string& call);
 
 }  // namespace kerf::runtime

@@ -2,36 +2,12 @@
 
 #include <limits>
 
+#include "runtime/carver.h"
 #include "runtime/tile_lists.h"
 
 namespace kerf::runtime {
 
 namespace {
-
-constexpr std::int64_t blocks_of(std::int64_t size, std::int64_t block) { return size / block + (size % block != 0); }
-
-/// Cuts arrays off a piece of memory, each aligned to 64 bytes; without memory only counts.
-class Carver {
- public:
-  explicit Carver(std::byte* memory) : memory_(memory) {}
-  /// An array of a * b * c elements.
-  template <class T>
-  T* take(std::int64_t a, std::int64_t b = 1, std::int64_t c = 1) {
-    const std::int64_t at = bytes_;
-    std::int64_t n = 0;
-    if (__builtin_mul_overflow(a, b, &n) || __builtin_mul_overflow(n, c, &n) ||
-        __builtin_mul_overflow(n, static_cast<std::int64_t>(sizeof(T)), &n) || __builtin_add_overflow(n, 63, &n) ||
-        __builtin_add_overflow(bytes_, n / 64 * 64, &bytes_))
-      fits_ = false;
-    return memory_ ? reinterpret_cast<T*>(memory_ + at) : nullptr;
-  }
-  std::size_t bytes() const { return fits_ ? static_cast<std::size_t>(bytes_) : too_large; }
-
- private:
-  std::byte* memory_;
-  std::int64_t bytes_ = 0;
-  bool fits_ = true;
-};
 
 Rectangle kept_tiles(std::int64_t rows, const kernels::Blocks& b, const Ranges& r) {
   return {.rows = blocks_of(rows, b.n), .columns = r.columns, .begin = 0, .end = r.width};
@@ -75,14 +51,8 @@ BackwardSpace lay_out_backward(std::byte* memory, std::int64_t rows, const kerne
   return s;
 }
 
-Ranges choose_ranges(std::int64_t rows, const kernels::Shape& shape, const kernels::Blocks& blocks, std::size_t scratch,
-                     std::size_t limit) {
-  const std::int64_t columns = blocks_of(shape.vocabulary, blocks.v);
-  const auto fits = [&](std::int64_t width) {
-    const Ranges ranges{columns, width};
-    return kept_tiles(rows, blocks, ranges).count() <= std::numeric_limits<std::int32_t>::max() &&
-           lay_out_backward(nullptr, rows, shape, blocks, ranges, scratch).bytes <= limit;
-  };
+Ranges choose_ranges(std::int64_t columns, std::size_t limit, const std::function<std::size_t(const Ranges&)>& bytes) {
+  const auto fits = [&](std::int64_t width) { return bytes({columns, width}) <= limit; };
   if (columns == 1 || fits(columns)) return {columns, columns};
   std::int64_t low = 1, high = columns;  // low works, or is the least; high does not
   while (high - low > 1) {
@@ -91,6 +61,15 @@ Ranges choose_ranges(std::int64_t rows, const kernels::Shape& shape, const kerne
   }
   const std::int64_t count = blocks_of(columns, low);
   return {columns, blocks_of(columns, count)};
+}
+
+Ranges choose_ranges(std::int64_t rows, const kernels::Shape& shape, const kernels::Blocks& blocks, std::size_t scratch,
+                     std::size_t limit) {
+  return choose_ranges(blocks_of(shape.vocabulary, blocks.v), limit, [&](const Ranges& ranges) {
+    return kept_tiles(rows, blocks, ranges).count() <= std::numeric_limits<std::int32_t>::max()
+               ? lay_out_backward(nullptr, rows, shape, blocks, ranges, scratch).bytes
+               : too_large;
+  });
 }
 
 }  // namespace kerf::runtime

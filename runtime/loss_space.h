@@ -4,13 +4,14 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <limits>
 
 #include "lib/kernels/kernels.h"
+#include "runtime/carver.h"
 
 namespace kerf::runtime {
 
-inline constexpr std::size_t too_large = std::numeric_limits<std::size_t>::max();  // bytes that pass 2^63
 /// Tiles are numbered in 32 bits.
 inline constexpr std::int64_t most_row_blocks = std::numeric_limits<std::int32_t>::max();
 
@@ -47,6 +48,8 @@ struct BackwardSpace {
 };
 BackwardSpace lay_out_backward(std::byte* memory, std::int64_t rows, const kernels::Shape& shape,
                                const kernels::Blocks& blocks, const Ranges& ranges, std::size_t scratch);
+/// The widest ranges whose `bytes` are at most `limit`, or of one block, in as equal parts as can be.
+Ranges choose_ranges(std::int64_t columns, std::size_t limit, const std::function<std::size_t(const Ranges&)>& bytes);
 /// The widest ranges whose workspace is at most `limit` bytes, or of one block, in as equal parts as can be.
 Ranges choose_ranges(std::int64_t rows, const kernels::Shape& shape, const kernels::Blocks& blocks, std::size_t scratch,
                      std::size_t limit);

@@ -18,8 +18,10 @@
 namespace [[gnu::visibility("default")]] kerf {
 
 enum class Reduction : std::uint8_t { none, mean, sum };
-/// How the backward gets its gradients. exact_recompute: logits are made again, range by range.
-enum class Strategy : std::uint8_t { automatic, exact_recompute };
+/// How the backward gets its gradients. exact_recompute: logits are made again, range by range, in ranges as wide as
+/// workspace_limit allows. min_memory: the same in the narrowest ranges that keep the device busy, and on a GPU the
+/// forward and backward without a copy of the rows that count. automatic: exact_recompute.
+enum class Strategy : std::uint8_t { automatic, exact_recompute, min_memory };
 std::string_view name_of(Reduction r);
 std::string_view name_of(Strategy s);
 
@@ -34,12 +36,20 @@ struct PlanDesc {
   /// have no label and count as ignored. Sequences: rows of a [B, T, D] e, or cu_seqlens.
   std::int64_t shift = 0;
   Strategy strategy = Strategy::automatic;
-  /// Bytes the backward may ask for; the least that works is used if larger.
-  std::size_t workspace_limit = std::size_t{64} << 20;
+  /// Bytes the backward may ask for; the least that works is used if larger. 0: 64 MiB on the CPU, 1 GiB on a GPU.
+  /// min_memory does not look at it.
+  std::size_t workspace_limit = 0;
   int threads = 0;  // CPU: 0 for KERF_NUM_THREADS or all processors; results do not depend on it
+  /// Where all tensors of a call lie, and where it computes.
   Device device = {};
   /// GPU: the architecture to generate code for ("sm_80", which every later GPU runs too); empty: the device's own.
   std::string arch = {};
+  /// GPU: wait for the stream and look at labels and cu_seqlens before each call, which then refuses what the CPU
+  /// always refuses. Without it nothing waits, and a label outside the vocabulary makes its row's loss and lse NaN (and
+  /// so their sum and mean), counts as no label in the backward, and is counted: a workspace begins with two i64, the
+  /// number of rows with a label and the number of labels outside the vocabulary. cu_seqlens must then rise from 0 to
+  /// N.
+  bool check_labels = false;
 };
 
 struct ForwardArgs {
@@ -78,7 +88,8 @@ struct PlanReport {
 /// Immutable once prepared; calls on one plan from several threads take turns on its thread pool.
 class Plan {
  public:
-  /// Throws UsageError for sizes, dtypes or options that make no sense. Compiles nothing.
+  /// Throws UsageError for sizes, dtypes or options that make no sense, DeviceError where the device is not there.
+  /// Compiles nothing.
   explicit Plan(const PlanDesc& desc);
   Plan(const PlanDesc& desc, std::shared_ptr<ThreadPool> pool);
   ~Plan();
@@ -92,8 +103,9 @@ class Plan {
   PlanReport report(std::int64_t tokens) const;
   const PlanDesc& desc() const;
 
-  /// loss and lse. On the CPU returns when done. N = 0 is legal (mean is NaN). Throws UsageError when shapes, dtypes,
-  /// pointers or labels are wrong, before anything is written.
+  /// loss and lse. On the CPU returns when done; on a GPU queues work on the stream and returns, allocating nothing and
+  /// waiting for nothing. N = 0 is legal (mean is NaN). Throws UsageError when shapes, dtypes, pointers or labels are
+  /// wrong, before anything is written; on a GPU labels are looked at with PlanDesc::check_labels alone.
   void forward(const ForwardArgs& args, Stream stream = {});
   /// de and dc: dz[n,v] = g[n] (exp(z - lse) - [v = target]), de = dz c, dc = dz^T e; g[n] is grad_loss times the
   /// reduction's factor (1, 1 / valid rows, 1).

@@ -188,11 +188,7 @@ void Buffer::upload(const void* from, std::size_t bytes, Stream stream, std::siz
 
 void Buffer::download(void* to, std::size_t bytes, Stream stream, std::size_t offset) const {
   require_inside("a download", offset, bytes);
-  if (bytes == 0) return;
-  const Current current(*device_);
-  const Driver& d = device_->driver();
-  d.check(d->cuMemcpyDtoHAsync_v2(to, pointer_ + offset, bytes, handle(stream)), "cuMemcpyDtoHAsync_v2",
-          "copying from " + device_->info().describe());
+  if (bytes > 0) cuda::download(*device_, to, static_cast<const std::byte*>(data()) + offset, bytes, stream);
 }
 
 void Buffer::fill(unsigned char byte, Stream stream) const {
@@ -215,6 +211,13 @@ OwnStream::OwnStream(std::shared_ptr<const Device> device) : device_(std::move(d
 OwnStream::~OwnStream() { device_->driver()->cuStreamDestroy_v2(handle_); }
 
 void OwnStream::synchronize() const { cuda::synchronize(*device_, *this); }
+
+void download(const Device& device, void* to, const void* from, std::size_t bytes, Stream stream) {
+  const Current current(device);
+  const Driver& d = device.driver();
+  d.check(d->cuMemcpyDtoHAsync_v2(to, reinterpret_cast<std::uintptr_t>(from), bytes, handle(stream)),
+          "cuMemcpyDtoHAsync_v2", "copying from " + device.info().describe());
+}
 
 void synchronize(const Device& device, Stream stream) {
   const Current current(device);

@@ -117,6 +117,8 @@ class OwnStream {
   api::StreamHandle handle_ = nullptr;
 };
 
+/// Queues a copy of memory of the device to the host.
+void download(const Device& device, void* to, const void* from, std::size_t bytes, Stream stream);
 /// Waits for what is queued on a stream of the device.
 void synchronize(const Device& device, Stream stream);
 

@@ -79,8 +79,10 @@ TEST_CASE("plan: sizes, dtypes and options that make no sense are refused") {
   CHECK(plan_refused({.hidden = 8, .vocabulary = 5, .threads = -1}) ==
         "ThreadPool: -1 threads; it must be from 1 to 1024, or 0 for all processors");
   CHECK(refused([] { Plan plan({.hidden = 8, .vocabulary = 5}, nullptr); }) == "Plan: the thread pool is null");
-  CHECK_THROWS_WITH_AS(Plan({.hidden = 8, .vocabulary = 5, .device = {DeviceType::cuda, 1}}),
-                       "PlanDesc: device is cuda:1; this build computes on the cpu", DeviceError);
+  CHECK(plan_refused({.hidden = 8, .vocabulary = 5, .arch = "sm_80"}) ==
+        "PlanDesc: arch is sm_80 and the plan computes on the cpu; name a GPU in device");
+  CHECK(plan_refused({.hidden = 8, .vocabulary = 5, .check_labels = true}) ==
+        "PlanDesc: check_labels is set and the plan computes on the cpu, which always checks labels");
 }
 
 TEST_CASE("plan: workspace for an impossible number of rows is refused") {

@@ -2,6 +2,8 @@
 // between guard bytes, and the same loss as plain loops in double.
 #pragma once
 
+#include <doctest/doctest.h>
+
 #include <cstdint>
 #include <memory>
 #include <vector>
@@ -50,14 +52,38 @@ struct LossCase {
   /// Random: logits of standard deviation 2.5, every tenth row close to its target's row of c, every twentieth ignored.
   LossCase(Sizes s, PlanDesc desc, std::uint64_t seed = 1);
 
-  void run_forward(Plan& plan);
-  void run_backward(Plan& plan);
-  /// Poisons outputs, runs both with workspaces of the size asked for, checks that nothing else was written.
-  void run(Plan& plan);
+  /// Poison outputs, run with workspaces of the size asked for, check that nothing else was written. `P` is Plan, or
+  /// has its calls.
+  template <class P>
+  void run_forward(P& plan) {
+    poison_forward();
+    const Workspace w(plan.workspace_bytes(N, false));
+    plan.forward(forward_args(w));
+    CHECK(w.guards_intact());
+  }
+  template <class P>
+  void run_backward(P& plan) {
+    poison_backward();
+    const Workspace w(plan.workspace_bytes(N, true));
+    plan.backward(backward_args(w));
+    CHECK(w.guards_intact());
+  }
+  template <class P>
+  void run(P& plan) {
+    const auto before = inputs();
+    run_forward(plan);
+    run_backward(plan);
+    CHECK(inputs() == before);
+    check_surroundings();
+  }
   void run() {
     Plan plan(desc);
     run(plan);
   }
+  void poison_forward();
+  void poison_backward();
+  void check_surroundings() const;
+  std::vector<std::vector<std::byte>> inputs() const;
   Expected expected() const;
   /// Compares with plain loops, within what rounding of dz and of the results to the dtype explains.
   void check() const;

@@ -109,7 +109,7 @@ TEST_CASE("lse_forward and combine: parts of the vocabulary give lse and loss of
     Doubles lse(T, 7), loss(T, 7);
     reference_combine(parts, x.row_list, lse, loss);
     Array out_lse(f32, {T}), out_loss(f32, {T});
-    on_each_backend(combine(blocks.n),
+    on_each_backend(combine(blocks.n, 1),
                     {.arrays = {{"part_max", &part_max},
                                 {"part_sum", &part_sum},
                                 {"part_target", &part_target},

@@ -4,7 +4,7 @@
 #include <cmath>
 #include <limits>
 
-#include "tests/loss/loss_case.h"
+#include "tests/loss/routes.h"
 
 using namespace kerf;
 using namespace kerf::test;
@@ -23,42 +23,47 @@ std::int64_t elements(const Array& a, double value) {
 
 }  // namespace
 
-TEST_CASE("loss: loss, lse, de and dc agree with plain loops in each dtype and reduction") {
+TEST_CASE_TEMPLATE("loss: loss, lse, de and dc agree with plain loops in each dtype and reduction", On, Host, Steps,
+                   Gpu) {
+  if (!On::here()) return;
   for (DType dtype : dtypes)
     for (Reduction reduction : reductions) {
       CAPTURE(name_of(dtype));
       CAPTURE(name_of(reduction));
-      LossCase x({157, 301, 70}, {.dtype = dtype, .reduction = reduction});
+      Routed<On> x({157, 301, 70}, {.dtype = dtype, .reduction = reduction});
       x.run();
       x.check();
     }
 }
 
-TEST_CASE("loss: sizes that no block divides, or that are smaller than one") {
+TEST_CASE_TEMPLATE("loss: sizes that no block divides, or that are smaller than one", On, Host, Steps, Gpu) {
+  if (!On::here()) return;
   for (Sizes s : {Sizes{1, 1, 1}, {5, 1, 3}, {9, 40, 1}, {3, 7, 5}, {1, 300, 17}, {129, 257, 33}, {300, 16, 300}}) {
     CAPTURE(s.N);
     CAPTURE(s.V);
     CAPTURE(s.D);
     for (DType dtype : dtypes) {
       CAPTURE(name_of(dtype));
-      LossCase x(s, {.dtype = dtype}, 5);
+      Routed<On> x(s, {.dtype = dtype}, 5);
       x.run();
       x.check();
     }
   }
 }
 
-TEST_CASE("loss: one class has loss 0 and no gradient") {
-  LossCase x({6, 1, 4}, {.reduction = Reduction::none});
+TEST_CASE_TEMPLATE("loss: one class has loss 0 and no gradient", On, Host, Steps, Gpu) {
+  if (!On::here()) return;
+  Routed<On> x({6, 1, 4}, {.reduction = Reduction::none});
   x.run();
   CHECK(elements(x.loss, 0) == 6);
   CHECK(elements(x.de, 0) == x.de.size());
   CHECK(elements(x.dc, 0) == x.dc.size());
 }
 
-TEST_CASE("loss: without rows, none is empty, sum is 0, mean is NaN and dc is 0") {
+TEST_CASE_TEMPLATE("loss: without rows, none is empty, sum is 0, mean is NaN and dc is 0", On, Host, Steps, Gpu) {
+  if (!On::here()) return;
   for (Reduction reduction : reductions) {
-    LossCase x({0, 40, 8}, {.reduction = reduction});
+    Routed<On> x({0, 40, 8}, {.reduction = reduction});
     x.run();
     CHECK(elements(x.dc, 0) == x.dc.size());
     if (reduction == Reduction::sum) CHECK(x.loss[0] == 0);
@@ -66,9 +71,11 @@ TEST_CASE("loss: without rows, none is empty, sum is 0, mean is NaN and dc is 0"
   }
 }
 
-TEST_CASE("loss: with every row ignored, mean is NaN, sum and none are 0, gradients exactly 0") {
+TEST_CASE_TEMPLATE("loss: with every row ignored, mean is NaN, sum and none are 0, gradients exactly 0", On, Host,
+                   Steps, Gpu) {
+  if (!On::here()) return;
   for (Reduction reduction : reductions) {
-    LossCase x({150, 40, 8}, {.reduction = reduction});
+    Routed<On> x({150, 40, 8}, {.reduction = reduction});
     for (std::int64_t n = 0; n < x.N; ++n) x.target.set(n, -100);
     for (std::int64_t i = 0; i < x.e.size(); ++i) x.e.set(i, not_a_number);
     x.run();
@@ -84,18 +91,20 @@ TEST_CASE("loss: with every row ignored, mean is NaN, sum and none are 0, gradie
   }
 }
 
-TEST_CASE("loss: ignore_index may be any integer, also one inside the vocabulary") {
+TEST_CASE_TEMPLATE("loss: ignore_index may be any integer, also one inside the vocabulary", On, Host, Steps, Gpu) {
+  if (!On::here()) return;
   for (std::int64_t ignore : {std::int64_t{-1}, std::int64_t{0}, std::int64_t{6}, std::int64_t{1} << 40}) {
     CAPTURE(ignore);
-    LossCase x({90, 11, 20}, {.ignore_index = ignore}, 3);
+    Routed<On> x({90, 11, 20}, {.ignore_index = ignore}, 3);
     CHECK(std::count(x.label.begin(), x.label.end(), -1) > 0);
     x.run();
     x.check();
   }
 }
 
-TEST_CASE("loss: labels may be i32") {
-  LossCase x({90, 11, 20}, {}, 3);
+TEST_CASE_TEMPLATE("loss: labels may be i32", On, Host, Steps, Gpu) {
+  if (!On::here()) return;
+  Routed<On> x({90, 11, 20}, {}, 3);
   x.run();
   const auto bits = x.bits();
   Array narrow(i32, {x.N});
@@ -105,9 +114,10 @@ TEST_CASE("loss: labels may be i32") {
   CHECK(x.bits() == bits);
 }
 
-TEST_CASE("loss: what an ignored row of e holds changes no bit") {
+TEST_CASE_TEMPLATE("loss: what an ignored row of e holds changes no bit", On, Host, Steps, Gpu) {
+  if (!On::here()) return;
   for (DType dtype : dtypes) {
-    LossCase x({157, 301, 70}, {.dtype = dtype}, 8);
+    Routed<On> x({157, 301, 70}, {.dtype = dtype}, 8);
     x.run();
     const auto bits = x.bits();
     std::int64_t ignored = 0;
@@ -121,10 +131,11 @@ TEST_CASE("loss: what an ignored row of e holds changes no bit") {
   }
 }
 
-TEST_CASE("loss: NaN or Inf in a valid row spoils that row and dc, and no other row") {
+TEST_CASE_TEMPLATE("loss: NaN or Inf in a valid row spoils that row and dc, and no other row", On, Host, Steps, Gpu) {
+  if (!On::here()) return;
   for (double bad : {not_a_number, inf, -inf}) {
     CAPTURE(bad);
-    LossCase x({150, 301, 40}, {.reduction = Reduction::none}, 9);
+    Routed<On> x({150, 301, 40}, {.reduction = Reduction::none}, 9);
     x.run();
     const Doubles loss = x.loss.values(), lse = x.lse.values(), de = x.de.values();
     x.e.set(42 * 40 + 11, bad);
@@ -140,18 +151,19 @@ TEST_CASE("loss: NaN or Inf in a valid row spoils that row and dc, and no other 
         CHECK((n == 42 ? std::isnan(x.de[n * 40 + d]) : x.de[n * 40 + d] == before));
       }
     }
-    LossCase mean({150, 301, 40}, {}, 9);
+    Routed<On> mean({150, 301, 40}, {}, 9);
     mean.e.set(42 * 40 + 11, bad);
     mean.run();
     CHECK(std::isnan(mean.loss[0]));
   }
 }
 
-TEST_CASE("loss: logits of 1e4 and -1e4 give finite, exact losses and gradients") {
+TEST_CASE_TEMPLATE("loss: logits of 1e4 and -1e4 give finite, exact losses and gradients", On, Host, Steps, Gpu) {
+  if (!On::here()) return;
   // e and c are such that z is a small integer plus or minus 1e4: both loss and gradient are as for the small integer.
   for (double offset : {1e4, -1e4}) {
     CAPTURE(offset);
-    LossCase x({40, 90, 2}, {.reduction = Reduction::none}, 2);
+    Routed<On> x({40, 90, 2}, {.reduction = Reduction::none}, 2);
     for (std::int64_t n = 0; n < x.N; ++n) {
       x.e.set(2 * n, 100);
       x.e.set(2 * n + 1, static_cast<double>(n % 3));
@@ -174,7 +186,7 @@ TEST_CASE("loss: logits of 1e4 and -1e4 give finite, exact losses and gradients"
       CHECK(std::abs(x.dc[i] - want.dc[static_cast<std::size_t>(i)]) <= upstream * 100 * 0x1p-10);
   }
   for (double big : {1e4, -1e4}) {  // one logit alone
-    LossCase x({3, 70, 1}, {.reduction = Reduction::none}, 2);
+    Routed<On> x({3, 70, 1}, {.reduction = Reduction::none}, 2);
     for (std::int64_t n = 0; n < 3; ++n) x.e.set(n, 100), x.target.set(n, 5), x.label[static_cast<std::size_t>(n)] = 5;
     for (std::int64_t v = 0; v < 70; ++v) x.c.set(v, v == 5 ? big / 100 : 0);
     x.run();
@@ -183,11 +195,12 @@ TEST_CASE("loss: logits of 1e4 and -1e4 give finite, exact losses and gradients"
   }
 }
 
-TEST_CASE("loss: with all logits equal the loss is log V to rounding") {
+TEST_CASE_TEMPLATE("loss: with all logits equal the loss is log V to rounding", On, Host, Steps, Gpu) {
+  if (!On::here()) return;
   for (std::int64_t V : {1, 2, 3, 257, 5000}) {
     CAPTURE(V);
-    LossCase x({5, V, 3}, {.reduction = Reduction::none});
-    Plan plan(x.desc);
+    Routed<On> x({5, V, 3}, {.reduction = Reduction::none});
+    typename On::Runner plan(x.desc);
     for (double logit : {0.0, 0.37, -123.456, 1e4, -1e4}) {
       CAPTURE(logit);
       for (std::int64_t i = 0; i < x.e.size(); ++i) x.e.set(i, i % 3 == 1 ? 1 : 0);
@@ -199,12 +212,13 @@ TEST_CASE("loss: with all logits equal the loss is log V to rounding") {
   }
 }
 
-TEST_CASE("loss: the upstream gradient scales de and dc, and is 1 when not given") {
-  LossCase x({33, 60, 12}, {.reduction = Reduction::mean});
+TEST_CASE_TEMPLATE("loss: the upstream gradient scales de and dc, and is 1 when not given", On, Host, Steps, Gpu) {
+  if (!On::here()) return;
+  Routed<On> x({33, 60, 12}, {.reduction = Reduction::mean});
   x.grad.set(0, 1);
   x.run();
   const auto bits = x.bits();
-  Plan plan(x.desc);
+  typename On::Runner plan(x.desc);
   const Workspace w(plan.workspace_bytes(x.N, true));
   BackwardArgs args = x.backward_args(w);
   args.grad_loss = {};
@@ -217,12 +231,13 @@ TEST_CASE("loss: the upstream gradient scales de and dc, and is 1 when not given
   x.check();
 }
 
-TEST_CASE("loss: the upstream gradient may have any strides, also 0") {
-  LossCase x({33, 60, 12}, {.reduction = Reduction::none});
+TEST_CASE_TEMPLATE("loss: the upstream gradient may have any strides, also 0", On, Host, Steps, Gpu) {
+  if (!On::here()) return;
+  Routed<On> x({33, 60, 12}, {.reduction = Reduction::none});
   for (std::int64_t n = 0; n < x.N; ++n) x.grad.set(n, 0.75);
   x.run();
   const auto bits = x.bits();
-  Plan plan(x.desc);
+  typename On::Runner plan(x.desc);
   const Workspace w(plan.workspace_bytes(x.N, true));
   const float one = 0.75f;
   BackwardArgs args = x.backward_args(w);
@@ -233,10 +248,12 @@ TEST_CASE("loss: the upstream gradient may have any strides, also 0") {
   CHECK(x.bits() == bits);
 }
 
-TEST_CASE("loss: f16 gradients survive an upstream gradient far below the range of f16") {
+TEST_CASE_TEMPLATE("loss: f16 gradients survive an upstream gradient far below the range of f16", On, Host, Steps,
+                   Gpu) {
+  if (!On::here()) return;
   for (double g : {1e-7, 1.0, 3e4}) {
     CAPTURE(g);
-    LossCase x({60, 200, 16}, {.dtype = f16, .reduction = Reduction::sum});
+    Routed<On> x({60, 200, 16}, {.dtype = f16, .reduction = Reduction::sum});
     x.grad.set(0, g);
     x.dc = Array(f32, {200, 16}, 3);  // f32, so that only dz could underflow
     x.run();
@@ -244,8 +261,9 @@ TEST_CASE("loss: f16 gradients survive an upstream gradient far below the range 
   }
 }
 
-TEST_CASE("loss: a row whose upstream gradient is 0 gets no gradient") {
-  LossCase x({60, 200, 16}, {.dtype = f16, .reduction = Reduction::none});
+TEST_CASE_TEMPLATE("loss: a row whose upstream gradient is 0 gets no gradient", On, Host, Steps, Gpu) {
+  if (!On::here()) return;
+  Routed<On> x({60, 200, 16}, {.dtype = f16, .reduction = Reduction::none});
   for (std::int64_t n = 0; n < x.N; ++n) x.grad.set(n, n == 4 ? 2 : 0);
   x.run();
   x.check();
@@ -257,12 +275,13 @@ TEST_CASE("loss: a row whose upstream gradient is 0 gets no gradient") {
   CHECK(elements(x.dc, 0) == x.dc.size());
 }
 
-TEST_CASE("loss: dc is added to what is there, in f32 or in the dtype of c") {
+TEST_CASE_TEMPLATE("loss: dc is added to what is there, in f32 or in the dtype of c", On, Host, Steps, Gpu) {
+  if (!On::here()) return;
   for (DType dtype : dtypes)
     for (DType out : {dtype, f32}) {
       CAPTURE(name_of(dtype));
       CAPTURE(name_of(out));
-      LossCase x({90, 150, 20}, {.dtype = dtype, .reduction = Reduction::sum});
+      Routed<On> x({90, 150, 20}, {.dtype = dtype, .reduction = Reduction::sum});
       x.dc = Array(out, {150, 20}, 7);
       x.accumulate_dc = true;
       Random random(4);
@@ -275,11 +294,12 @@ TEST_CASE("loss: dc is added to what is there, in f32 or in the dtype of c") {
     }
 }
 
-TEST_CASE("loss: a gradient that is not asked for changes nothing of the other") {
-  LossCase x({157, 301, 70}, {.dtype = bf16});
+TEST_CASE_TEMPLATE("loss: a gradient that is not asked for changes nothing of the other", On, Host, Steps, Gpu) {
+  if (!On::here()) return;
+  Routed<On> x({157, 301, 70}, {.dtype = bf16});
   x.run();
   const auto de = x.de.bytes(), dc = x.dc.bytes();
-  Plan plan(x.desc);
+  typename On::Runner plan(x.desc);
   for (bool only_e : {true, false}) {
     const Workspace w(plan.workspace_bytes(x.N, true));
     BackwardArgs args = x.backward_args(w);
@@ -292,11 +312,12 @@ TEST_CASE("loss: a gradient that is not asked for changes nothing of the other")
   }
 }
 
-TEST_CASE("loss: loss and lse are each optional") {
-  LossCase x({60, 200, 16}, {});
+TEST_CASE_TEMPLATE("loss: loss and lse are each optional", On, Host, Steps, Gpu) {
+  if (!On::here()) return;
+  Routed<On> x({60, 200, 16}, {});
   x.run();
   const auto bits = x.bits();
-  Plan plan(x.desc);
+  typename On::Runner plan(x.desc);
   const Workspace w(plan.workspace_bytes(x.N, false));
   for (bool only_loss : {true, false}) {
     ForwardArgs args = x.forward_args(w);

@@ -4,7 +4,7 @@
 #include <cmath>
 #include <cstring>
 
-#include "tests/loss/loss_case.h"
+#include "tests/loss/routes.h"
 
 using namespace kerf;
 using namespace kerf::test;
@@ -33,14 +33,16 @@ void shift_labels(LossCase& x, const std::vector<std::int64_t>& begin, std::int6
 
 }  // namespace
 
-TEST_CASE("loss: [B, T, D] with shift k scores row t against label t + k of its own sequence") {
+TEST_CASE_TEMPLATE("loss: [B, T, D] with shift k scores row t against label t + k of its own sequence", On, Host, Steps,
+                   Gpu) {
+  if (!On::here()) return;
   for (std::int64_t k : {0, 1, 3, 20, 50})
     for (Reduction reduction : {Reduction::none, Reduction::mean}) {
       CAPTURE(k);
-      LossCase x({5 * 20, 77, 24}, {.reduction = reduction, .shift = k});
+      Routed<On> x({5 * 20, 77, 24}, {.reduction = reduction, .shift = k});
       shift_labels(x, {0, 20, 40, 60, 80, 100}, k);
       const bool each = reduction == Reduction::none;
-      Plan plan(x.desc);
+      typename On::Runner plan(x.desc);
       const Workspace forward(plan.workspace_bytes(x.N, false)), backward(plan.workspace_bytes(x.N, true));
       ForwardArgs f = x.forward_args(forward);
       BackwardArgs b = x.backward_args(backward);
@@ -57,14 +59,16 @@ TEST_CASE("loss: [B, T, D] with shift k scores row t against label t + k of its 
     }
 }
 
-TEST_CASE("loss: cu_seqlens with shift ends sequences where it says, empty ones included") {
+TEST_CASE_TEMPLATE("loss: cu_seqlens with shift ends sequences where it says, empty ones included", On, Host, Steps,
+                   Gpu) {
+  if (!On::here()) return;
   for (DType dtype : {i32, i64}) {
-    LossCase x({100, 77, 24}, {.shift = 2});
+    Routed<On> x({100, 77, 24}, {.shift = 2});
     const std::vector<std::int64_t> begin = {0, 1, 30, 30, 32, 97, 100};
     Array cu(dtype, {7});
     for (std::int64_t i = 0; i < 7; ++i) cu.set(i, static_cast<double>(begin[static_cast<std::size_t>(i)]));
     shift_labels(x, begin, 2);
-    Plan plan(x.desc);
+    typename On::Runner plan(x.desc);
     const Workspace forward(plan.workspace_bytes(x.N, false)), backward(plan.workspace_bytes(x.N, true));
     ForwardArgs f = x.forward_args(forward);
     BackwardArgs b = x.backward_args(backward);
@@ -75,11 +79,12 @@ TEST_CASE("loss: cu_seqlens with shift ends sequences where it says, empty ones 
   }
 }
 
-TEST_CASE("loss: labels that no row is scored against may be anything") {
-  LossCase x({20, 9, 4}, {.shift = 1});
+TEST_CASE_TEMPLATE("loss: labels that no row is scored against may be anything", On, Host, Steps, Gpu) {
+  if (!On::here()) return;
+  Routed<On> x({20, 9, 4}, {.shift = 1});
   x.target.set(0, 4711);
   shift_labels(x, {0, 20}, 1);
-  Plan plan(x.desc);
+  typename On::Runner plan(x.desc);
   const Workspace w(plan.workspace_bytes(x.N, false));
   ForwardArgs f = x.forward_args(w);
   for (TensorRef* t : {&f.e, &f.target, &f.lse}) *t = split_rows(*t, 1, 20);
@@ -87,8 +92,9 @@ TEST_CASE("loss: labels that no row is scored against may be anything") {
   CHECK(x.loss[0] == doctest::Approx(x.expected().loss).epsilon(1e-5));
 }
 
-TEST_CASE("loss: e and de may be columns of one matrix") {
-  LossCase x({50, 40, 8}, {});
+TEST_CASE_TEMPLATE("loss: e and de may be columns of one matrix", On, Host, Steps, Gpu) {
+  if (!On::here()) return;
+  Routed<On> x({50, 40, 8}, {});
   x.run();
   const auto bits = x.bits();
   Array both(f32, {50, 16});
@@ -97,7 +103,7 @@ TEST_CASE("loss: e and de may be columns of one matrix") {
   const TensorRef left = TensorRef(both.ref().data, f32, {50, 8}).with_strides({16, 1});
   TensorRef right = left;
   right.data = static_cast<float*>(left.data) + 8;
-  Plan plan(x.desc);
+  typename On::Runner plan(x.desc);
   const Workspace w(plan.workspace_bytes(x.N, true));
   BackwardArgs args = x.backward_args(w);
   args.e = left;

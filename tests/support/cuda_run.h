@@ -23,7 +23,7 @@ bool device_required();
 inline std::shared_ptr<const cuda::Device> gpu() {
   try {
     return cuda::Device::open(0);
-  } catch (const Error& e) {
+  } catch (const kerf::Error& e) {
     if (device_required()) FAIL("--device cuda: " << std::string(e.what()));
     MESSAGE("SKIPPED, no GPU: " << std::string(e.what()));
     return nullptr;

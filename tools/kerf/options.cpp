@@ -1,5 +1,6 @@
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <charconv>
 
 #include "kerf/error.h"
@@ -61,10 +62,8 @@ PlanDesc InputOptions::desc(const ProblemSpec& spec) const {
   d.threads = threads;
   d.device = device_from_name(device);
   const bool gpu = d.device.type == DeviceType::cuda;
-  if (workspace_mib >= 0)
-    d.workspace_limit = static_cast<std::size_t>(workspace_mib * (1 << 20));
-  else if (gpu)
-    d.workspace_limit = 0;
+  if (workspace_mib >= 0)  // 0 bytes would leave the choice to the library
+    d.workspace_limit = std::max<std::size_t>(1, static_cast<std::size_t>(workspace_mib * (1 << 20)));
   if (!arch.empty() && !gpu) throw UsageError(fmt::format("--arch {}: is of a GPU; add --device cuda", arch));
   if (!arch.empty()) d.arch = Target::cuda(arch).cpu;
   return d;

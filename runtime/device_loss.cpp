@@ -1,0 +1,313 @@
+#include "runtime/device_loss.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstring>
+#include <initializer_list>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "kerf/error.h"
+#include "lib/kernels/kernels.h"
+#include "runtime/cuda/device.h"
+
+namespace kerf::runtime {
+
+namespace {
+
+constexpr std::int64_t many_instances = 8 * 132;  // that keep a large GPU busy to the end
+constexpr std::int64_t few_tiles = 2 * 132;       // that keep it busy at all
+
+/// A tensor of integers or gradients that lies in two dimensions of any strides, with a third of one element, so that
+/// its innermost stride is 1. One dimension counts as one sequence.
+TensorRef by_element(const TensorRef& t) {
+  TensorRef r = t;
+  const bool two = t.rank == 2;
+  r.rank = 3;
+  r.shape[0] = two ? t.shape[0] : 1;
+  r.shape[1] = two ? t.shape[1] : t.shape[0];
+  r.shape[2] = 1;
+  r.strides[0] = two ? t.strides[0] : 0;
+  r.strides[1] = two ? t.strides[1] : t.strides[0];
+  r.strides[2] = 1;
+  return r;
+}
+
+/// The same by one dimension.
+TensorRef column(const TensorRef& t) {
+  TensorRef r = t;
+  r.rank = 2;
+  r.shape[1] = 1;
+  r.strides[1] = 1;
+  return r;
+}
+
+TensorRef scalar(const TensorRef& t) { return TensorRef(t.data, t.dtype, {}, t.device); }
+
+}  // namespace
+
+/// The launches of one call.
+struct DeviceLoss::Call {
+  DeviceLoss& loss;
+  Stream stream;
+  Device device = loss.desc_.device;
+
+  void run(DeviceProgram which, const LaunchArgs& args) const {
+    const Kernel& kernel = loss.programs_.kernel(which);
+    if (loss.pool_)
+      kernel.launch(args, *loss.pool_);
+    else
+      kernel.launch(args, stream);
+  }
+  template <class T>
+  TensorRef at(T* data, DType dtype, std::initializer_list<std::int64_t> shape) const {
+    return TensorRef(data, dtype, shape, device);
+  }
+
+  /// Finds the rows that have a label.
+  void compact_labels(const Labels& labels, const LabelSpace& s) const {
+    const std::int64_t R = label_blocks(labels.rows), L = kernels::label_block, P = R * L;
+    const bool packed = labels.cu_seqlens.given() && labels.shift > 0, wide = labels.target.dtype == i64;
+    LaunchArgs find{.tensors = {{"target", by_element(labels.target)},
+                                {"label", at(s.label, i32, {R, L})},
+                                {"count", at(s.count, i64, {R})},
+                                {"outside", at(s.outside, i64, {R})}}};
+    DeviceProgram which = wide ? DeviceProgram::label_rows_i64 : DeviceProgram::label_rows_i32;
+    if (packed) {
+      find.tensors.emplace_back("cu_seqlens", column(labels.cu_seqlens));
+      const bool wide_ends = labels.cu_seqlens.dtype == i64;
+      which = wide        ? wide_ends ? DeviceProgram::label_rows_i64_i64 : DeviceProgram::label_rows_i64_i32
+              : wide_ends ? DeviceProgram::label_rows_i32_i64
+                          : DeviceProgram::label_rows_i32_i32;
+    }
+    run(which, find);
+    run(DeviceProgram::label_offsets, {.tensors = {{"count", at(s.count, i64, {R})},
+                                                   {"outside", at(s.outside, i64, {R})},
+                                                   {"before", at(s.before, i64, {R})},
+                                                   {"valid", at(s.valid, i64, {})},
+                                                   {"strays", at(s.strays, i64, {})}}});
+    run(DeviceProgram::compact_labels, {.tensors = {{"label", at(s.label, i32, {R, L})},
+                                                    {"before", at(s.before, i64, {R})},
+                                                    {"valid", at(s.valid, i64, {})},
+                                                    {"rows", at(s.rows, i64, {P})},
+                                                    {"target", at(s.target, i32, {P})}}});
+  }
+
+  /// e[rows] for `count` rows; `rows` holds -1 where there is none.
+  TensorRef compact_rows(const TensorRef& e, const std::int64_t* rows, std::int64_t count, std::byte* to) const {
+    const TensorRef compact = at(to, e.dtype, {count, e.shape[1]});
+    run(DeviceProgram::compact_rows, {.tensors = {{"e", e}, {"rows", at(rows, i64, {count})}, {"compact", compact}}});
+    return compact;
+  }
+
+  /// All tiles of the row blocks that `sizes` leaves of `rows` rows, and the columns [first, last).
+  TileListRef list(DeviceProgram which, const ListSpace& space, std::int64_t rows, std::int64_t first,
+                   std::int64_t last, const std::int64_t* device_rows) const {
+    TileListRef l = space.ref;
+    l.count = space.rows * (last - first);
+    const std::int64_t K = l.count, R = space.rows + 1, C = space.columns + 1;
+    LaunchArgs args{.tensors = {{"row", at(l.row, i32, {K})},
+                                {"column", at(l.column, i32, {K})},
+                                {"row_items", at(l.row_items, i32, {K})},
+                                {"column_items", at(l.column_items, i32, {K})},
+                                {"row_begin", at(l.row_begin, i32, {R})},
+                                {"column_begin", at(l.column_begin, i32, {C})},
+                                {"count", at(l.device_count, i32, {1})}},
+                    .axes = {{"N", rows}, {"I", std::max({K, R, C})}, {"first", first}, {"last", last}}};
+    if (device_rows) args.device_sizes = {{"N", device_rows}};
+    run(which, args);
+    return l;
+  }
+};
+
+DeviceLoss::DeviceLoss(const PlanDesc& desc, const DeviceBlocks& blocks, std::shared_ptr<ThreadPool> pool)
+    : desc_(desc), pool_(std::move(pool)), programs_(desc, blocks) {}
+
+std::int64_t DeviceLoss::chunk(std::int64_t rows) const {
+  const std::int64_t all = label_blocks(rows) * kernels::label_block;
+  return programs_.chunk() ? std::min(programs_.chunk(), all) : all;
+}
+
+bool DeviceLoss::runs_of_blocks(std::int64_t rows) const {
+  const kernels::Blocks& b = programs_.blocks().forward;
+  return programs_.chunk() || blocks_of(desc_.vocabulary, b.v * b.split) * blocks_of(rows, b.n) >= many_instances;
+}
+
+std::int64_t DeviceLoss::parts(std::int64_t rows) const {
+  const kernels::Blocks& b = programs_.blocks().forward;
+  return blocks_of(desc_.vocabulary, b.v * (runs_of_blocks(rows) ? b.split : 1));
+}
+
+std::size_t DeviceLoss::limit() const { return desc_.workspace_limit ? desc_.workspace_limit : std::size_t{1} << 30; }
+
+Ranges DeviceLoss::ranges(std::int64_t rows) const {
+  const kernels::Blocks& b = programs_.blocks().backward;
+  const std::int64_t columns = blocks_of(desc_.vocabulary, b.v);
+  if (desc_.strategy == Strategy::min_memory) {
+    const std::int64_t down = label_blocks(rows) * kernels::label_block / b.n;
+    return {columns, std::clamp<std::int64_t>(blocks_of(few_tiles, down), 1, columns)};
+  }
+  return choose_ranges(columns, limit(), [&](const Ranges& r) {
+    return lay_out_device_backward(nullptr, desc_, rows, programs_, r).bytes;
+  });
+}
+
+std::size_t DeviceLoss::workspace(std::int64_t rows, bool backward) const {
+  if (rows < 0) throw UsageError(fmt::format("Plan: {} rows; their number must not be negative", rows));
+  std::size_t bytes = too_large;
+  if (rows / programs_.blocks().backward.n < most_row_blocks)
+    bytes = backward ? lay_out_device_backward(nullptr, desc_, rows, programs_, ranges(rows)).bytes
+                     : lay_out_device_forward(nullptr, desc_, rows, chunk(rows), parts(rows)).bytes;
+  if (bytes == too_large) throw UsageError(fmt::format("Plan: the workspace for {} rows passes 2^63 bytes", rows));
+  return bytes;
+}
+
+void DeviceLoss::check_on_host(const Labels& labels, const std::string& call, Stream stream) const {
+  const auto gpu = cuda::Device::open(desc_.device.ordinal);
+  std::vector<std::vector<std::byte>> copies;
+  const auto fetch = [&](TensorRef t, const char* name) {
+    std::int64_t elements = t.elements() > 0 ? 1 : 0;  // from the first to the last
+    for (int i = 0; i < t.rank && elements > 0; ++i) elements += (t.shape[i] - 1) * t.strides[i];
+    std::vector<std::byte>& copy = copies.emplace_back(static_cast<std::size_t>(elements * size_of(t.dtype)));
+    if (!copy.empty()) {
+      gpu->require_memory(t.data, call + ": " + name);
+      cuda::download(*gpu, copy.data(), t.data, copy.size(), stream);
+    }
+    t.data = copy.data();
+    t.device = {};
+    return t;
+  };
+  Labels host = labels;
+  host.target = fetch(labels.target, "target");
+  if (labels.cu_seqlens.given()) host.cu_seqlens = fetch(labels.cu_seqlens, "cu_seqlens");
+  cuda::synchronize(*gpu, stream);
+  if (labels.cu_seqlens.given()) check_sequences(host.cu_seqlens, host.rows, call);
+  check_labels(host, call);
+}
+
+void DeviceLoss::forward(const ForwardArgs& a, Stream stream) {
+  const auto [e, c, labels, loss, lse, memory, name] =
+      check_forward(desc_, a, [&](std::int64_t rows) { return workspace(rows, false); });
+  if (desc_.check_labels) check_on_host(labels, name, stream);
+  if (!loss.given() && !lse.given()) return;
+  const std::int64_t N = labels.rows, P = label_blocks(N) * kernels::label_block, step = chunk(N), S = parts(N);
+  const DeviceForwardSpace space = lay_out_device_forward(memory, desc_, N, step, S);
+  const LabelSpace& s = space.labels;
+  const Call call{*this, stream};
+  call.compact_labels(labels, s);
+
+  const bool each = loss.given() && desc_.reduction == Reduction::none;
+  const TensorRef row_lse = lse.given() ? lse : call.at(space.lse, f32, {N});
+  const TensorRef row_loss = each ? loss : call.at(space.loss, f32, {N});
+  call.run(DeviceProgram::begin_losses,
+           {.tensors = {{"label", call.at(s.label, i32, {N})}, {"loss", row_loss}, {"lse", row_lse}}});
+
+  const std::int64_t chunks = blocks_of(P, step);
+  const std::int64_t* count = s.valid;
+  if (programs_.chunk()) {
+    call.run(DeviceProgram::chunk_rows,
+             {.tensors = {{"valid", call.at(s.valid, i64, {})}, {"count", call.at(space.chunk_rows, i64, {chunks})}}});
+    count = space.chunk_rows;
+  }
+  const TensorRef part_max = call.at(space.part_max, f32, {S, step}),
+                  part_sum = call.at(space.part_sum, f32, {S, step});
+  const TensorRef part_target = call.at(space.part_target, f32, {S, step});
+  for (std::int64_t i = 0; i < blocks_of(N, step); ++i) {
+    const TensorRef rows = call.at(s.rows + i * step, i64, {step}), target = call.at(s.target + i * step, i32, {step});
+    const TensorRef compact = call.compact_rows(e, s.rows + i * step, step, space.compact);
+    call.run(runs_of_blocks(N) ? DeviceProgram::lse_forward_run : DeviceProgram::lse_forward,
+             {.tensors = {{"e", compact},
+                          {"c", c},
+                          {"target", target},
+                          {"part_max", part_max},
+                          {"part_sum", part_sum},
+                          {"part_target", part_target}},
+              .device_sizes = {{"N", count + i}}});
+    call.run(DeviceProgram::combine, {.tensors = {{"part_max", part_max},
+                                                  {"part_sum", part_sum},
+                                                  {"part_target", part_target},
+                                                  {"rows", rows},
+                                                  {"lse", row_lse},
+                                                  {"loss", row_loss}},
+                                      .device_sizes = {{"N", count + i}}});
+  }
+  if (!loss.given() || each) return;
+  const TensorRef partial = call.at(space.partial, f32, {std::max<std::int64_t>(1, blocks_of(N, kernels::loss_block))});
+  call.run(DeviceProgram::sum_losses, {.tensors = {{"loss", row_loss}, {"partial", partial}}});
+  LaunchArgs finish{.tensors = {{"partial", partial}, {"loss", scalar(loss)}}};
+  if (desc_.reduction == Reduction::mean) finish.tensors.emplace_back("valid", call.at(s.valid, i64, {}));
+  call.run(DeviceProgram::finish_loss, finish);
+}
+
+void DeviceLoss::backward(const BackwardArgs& a, Stream stream) {
+  const auto [e, c, labels, lse, grad_loss, de, dc, memory, bytes, name] =
+      check_backward(desc_, a, [&](std::int64_t rows) { return workspace(rows, true); });
+  if (desc_.check_labels) check_on_host(labels, name, stream);
+  if (!de.given() && !dc.given()) return;
+  const std::int64_t N = labels.rows, P = label_blocks(N) * kernels::label_block, D = desc_.hidden;
+  const Ranges all = ranges(N);
+  const DeviceBackwardSpace space = lay_out_device_backward(memory, desc_, N, programs_, all);
+  const LabelSpace& s = space.labels;
+  const Call call{*this, stream};
+  call.compact_labels(labels, s);
+
+  const TensorRef rows = call.at(s.rows, i64, {P}), target = call.at(s.target, i32, {P}),
+                  g = call.at(space.g, f32, {P});
+  const TensorRef valid = call.at(s.valid, i64, {}), scale = call.at(space.scale, f32, {});
+  const std::vector<std::pair<std::string, const std::int64_t*>> sizes = {{"N", s.valid}};
+  LaunchArgs upstream{.tensors = {{"g", g}}, .device_sizes = sizes};
+  if (desc_.reduction == Reduction::none) {
+    upstream.tensors.insert(upstream.tensors.end(), {{"grad", by_element(grad_loss)}, {"rows", rows}});
+  } else {
+    if (grad_loss.given()) upstream.tensors.emplace_back("grad", scalar(grad_loss));
+    if (desc_.reduction == Reduction::mean) upstream.tensors.emplace_back("valid", valid);
+  }
+  call.run(grad_loss.given() ? DeviceProgram::upstream : DeviceProgram::upstream_one, upstream);
+  if (desc_.dtype == f16)
+    call.run(DeviceProgram::scale_upstream, {.tensors = {{"g", g}, {"scale", scale}}, .device_sizes = sizes});
+  if (de.given()) call.run(DeviceProgram::clear_rows, {.tensors = {{"label", call.at(s.label, i32, {N})}, {"de", de}}});
+
+  const bool compact = programs_.compact_backward();
+  const TensorRef x = compact ? call.compact_rows(e, s.rows, P, space.compact) : e;
+  const kernels::Blocks& b = programs_.blocks().backward;
+  for (int range = 0; range < all.count(); ++range) {
+    const std::int64_t begin = range * all.width, end = std::min(begin + all.width, all.columns);
+    const TileListRef kept = call.list(DeviceProgram::list_kept, space.kept, P, begin, end, s.valid);
+    const TensorRef dz = call.at(space.dz, desc_.dtype, {kept.count * b.v * b.n});
+    call.run(DeviceProgram::grad_tiles,
+             {.tensors = {{"e", x}, {"c", c}, {"rows", rows}, {"target", target}, {"lse", lse}, {"g", g}, {"dz", dz}},
+              .lists = {{"kept", kept}},
+              .device_sizes = sizes});
+    if (de.given()) {
+      const bool several = all.count() > 1, first = range == 0, last = range + 1 == all.count();
+      LaunchArgs args{.tensors = {{"c", c}, {"dz", dz}}, .lists = {{"kept", kept}}, .device_sizes = sizes};
+      if (several) args.tensors.emplace_back("sum", call.at(space.sum, f32, {P, D}));
+      if (last) {
+        args.tensors.insert(args.tensors.end(), {{"rows", rows}, {"de", de}});
+        if (desc_.dtype == f16) args.tensors.emplace_back("scale", scale);
+      }
+      call.run(!several ? DeviceProgram::grad_e
+               : first  ? DeviceProgram::grad_e_begin
+               : last   ? DeviceProgram::grad_e_end
+                        : DeviceProgram::grad_e_add,
+               args);
+    }
+    if (dc.given()) {
+      const TileListRef written = call.list(DeviceProgram::list_written, space.written, D, begin, end, nullptr);
+      LaunchArgs args{.tensors = {{"e", x}, {"dz", dz}, {"dc", dc}},
+                      .lists = {{"kept", kept}, {"written", written}},
+                      .device_sizes = sizes};
+      if (!compact) args.tensors.emplace_back("rows", rows);
+      if (desc_.dtype == f16) args.tensors.emplace_back("scale", scale);
+      const bool mixed = dc.dtype != desc_.dtype;
+      call.run(mixed             ? a.accumulate_dc ? DeviceProgram::grad_c_f32_add : DeviceProgram::grad_c_f32
+               : a.accumulate_dc ? DeviceProgram::grad_c_add
+                                 : DeviceProgram::grad_c,
+               args);
+    }
+  }
+}
+
+}  // namespace kerf::runtime

@@ -1,0 +1,142 @@
+#include "runtime/device_programs.h"
+
+#include <algorithm>
+#include <limits>
+
+#include "kerf/error.h"
+#include "lib/kernels/kernels.h"
+
+namespace kerf::runtime {
+
+namespace {
+
+constexpr std::string_view names[device_programs] = {
+    "label_rows_i32",     "label_rows_i64",
+    "label_rows_i32_i32", "label_rows_i32_i64",
+    "label_rows_i64_i32", "label_rows_i64_i64",
+    "label_offsets",      "compact_labels",
+    "chunk_rows",         "compact_rows",
+    "begin_losses",       "lse_forward",
+    "lse_forward_run",    "combine",
+    "sum_losses",         "finish_loss",
+    "upstream",           "upstream_one",
+    "scale_upstream",     "list_kept",
+    "list_written",       "clear_rows",
+    "grad_tiles",         "grad_e",
+    "grad_e_begin",       "grad_e_add",
+    "grad_e_end",         "grad_c",
+    "grad_c_add",         "grad_c_f32",
+    "grad_c_f32_add",
+};
+
+kernels::Blocks with_d(kernels::Blocks b, std::int64_t d) {
+  b.d = d;
+  return b;
+}
+kernels::Blocks with_split(kernels::Blocks b, std::int64_t split) {
+  b.split = split;
+  return b;
+}
+
+}  // namespace
+
+DevicePrograms::DevicePrograms(const PlanDesc& desc, const DeviceBlocks& blocks)
+    : desc_(desc), blocks_(blocks), target_(desc.arch.empty() ? Target::of(desc.device) : Target::cuda(desc.arch)) {}
+
+std::string_view DevicePrograms::name(DeviceProgram which) { return names[static_cast<std::size_t>(which)]; }
+
+bool DevicePrograms::used(DeviceProgram which) const {
+  switch (which) {
+    case DeviceProgram::label_rows_i32_i32:
+    case DeviceProgram::label_rows_i32_i64:
+    case DeviceProgram::label_rows_i64_i32:
+    case DeviceProgram::label_rows_i64_i64: return desc_.shift > 0;
+    case DeviceProgram::chunk_rows: return chunk() > 0;
+    case DeviceProgram::lse_forward: return chunk() == 0;
+    case DeviceProgram::sum_losses:
+    case DeviceProgram::finish_loss:
+    case DeviceProgram::upstream_one: return desc_.reduction != Reduction::none;
+    case DeviceProgram::scale_upstream: return desc_.dtype == f16;
+    case DeviceProgram::grad_c_f32:
+    case DeviceProgram::grad_c_f32_add: return desc_.dtype != f32;
+    default: return true;
+  }
+}
+
+std::vector<DeviceProgram> DevicePrograms::all() const {
+  std::vector<DeviceProgram> list;
+  for (std::size_t i = 0; i < device_programs; ++i)
+    if (const auto which = static_cast<DeviceProgram>(i); used(which)) list.push_back(which);
+  return list;
+}
+
+Program DevicePrograms::record(DeviceProgram which) const {
+  constexpr std::int64_t few = 16, many = 256;  // rows and columns of a program that copies or clears
+  const kernels::Blocks &forward = blocks_.forward, &backward = blocks_.backward;
+  const kernels::Shape compact{desc_.vocabulary, desc_.hidden, desc_.dtype, true};
+  kernels::Shape again = compact;
+  again.compact = compact_backward();
+  const auto label_rows = [&](bool packed, DType target, DType cu_seqlens) {
+    return kernels::label_rows({.target = target,
+                                .packed = packed,
+                                .cu_seqlens = cu_seqlens,
+                                .shift = desc_.shift,
+                                .ignore_index = desc_.ignore_index,
+                                .vocabulary = desc_.vocabulary});
+  };
+  const auto upstream = [&](bool given) {
+    return kernels::upstream(desc_.reduction == Reduction::none   ? kernels::Upstream::each
+                             : desc_.reduction == Reduction::mean ? kernels::Upstream::mean
+                                                                  : kernels::Upstream::sum,
+                             given);
+  };
+  const auto grad_e = [&](bool from_sum, bool to_sum) {
+    return kernels::grad_e(compact, with_d(backward, blocks_.grad_e_d), from_sum, to_sum);
+  };
+  const auto grad_c = [&](DType out, bool accumulate) {
+    return kernels::grad_c(again, with_d(backward, blocks_.grad_c_d), out, accumulate);
+  };
+  switch (which) {
+    case DeviceProgram::label_rows_i32: return label_rows(false, i32, i64);
+    case DeviceProgram::label_rows_i64: return label_rows(false, i64, i64);
+    case DeviceProgram::label_rows_i32_i32: return label_rows(true, i32, i32);
+    case DeviceProgram::label_rows_i32_i64: return label_rows(true, i32, i64);
+    case DeviceProgram::label_rows_i64_i32: return label_rows(true, i64, i32);
+    case DeviceProgram::label_rows_i64_i64: return label_rows(true, i64, i64);
+    case DeviceProgram::label_offsets: return kernels::label_offsets();
+    case DeviceProgram::compact_labels: return kernels::compact_labels();
+    case DeviceProgram::chunk_rows: return kernels::chunk_rows(chunk());
+    case DeviceProgram::compact_rows: return kernels::compact_rows(compact, few, many);
+    case DeviceProgram::begin_losses: return kernels::begin_losses();
+    case DeviceProgram::lse_forward: return kernels::lse_forward(compact, with_split(forward, 1));
+    case DeviceProgram::lse_forward_run: return kernels::lse_forward(compact, forward);
+    case DeviceProgram::combine: return kernels::combine(32, 32);
+    case DeviceProgram::sum_losses: return kernels::sum_losses();
+    case DeviceProgram::finish_loss: return kernels::finish_loss(desc_.reduction == Reduction::mean);
+    case DeviceProgram::upstream: return upstream(true);
+    case DeviceProgram::upstream_one: return upstream(false);
+    case DeviceProgram::scale_upstream: return kernels::scale_upstream();
+    case DeviceProgram::list_kept: return kernels::list_tiles(backward.n, blocks_.band);
+    case DeviceProgram::list_written:
+      return kernels::list_tiles(blocks_.grad_c_d, (desc_.hidden + blocks_.grad_c_d - 1) / blocks_.grad_c_d);
+    case DeviceProgram::clear_rows: return kernels::clear_rows(compact, few, many);
+    case DeviceProgram::grad_tiles: return kernels::grad_tiles(again, backward);
+    case DeviceProgram::grad_e: return grad_e(false, false);
+    case DeviceProgram::grad_e_begin: return grad_e(false, true);
+    case DeviceProgram::grad_e_add: return grad_e(true, true);
+    case DeviceProgram::grad_e_end: return grad_e(true, false);
+    case DeviceProgram::grad_c: return grad_c(desc_.dtype, false);
+    case DeviceProgram::grad_c_add: return grad_c(desc_.dtype, true);
+    case DeviceProgram::grad_c_f32: return grad_c(f32, false);
+    case DeviceProgram::grad_c_f32_add: return grad_c(f32, true);
+  }
+  throw InternalError("DevicePrograms::record: no such program");
+}
+
+const Kernel& DevicePrograms::kernel(DeviceProgram which) {
+  const auto i = static_cast<std::size_t>(which);
+  std::call_once(compiled_[i], [&] { kernels_[i] = compile(record(which), target_, {}, desc_.device); });
+  return kernels_[i];
+}
+
+}  // namespace kerf::runtime

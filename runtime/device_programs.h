@@ -1,0 +1,78 @@
+// The programs of a loss whose arguments lie on a device: labels are looked at there, so nothing waits for the host.
+// Each is recorded and compiled when first asked for.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <mutex>
+#include <string_view>
+#include <vector>
+
+#include "kerf/kernel.h"
+#include "kerf/loss.h"
+#include "runtime/blocks.h"
+
+namespace kerf::runtime {
+
+enum class DeviceProgram : std::uint8_t {
+  label_rows_i32,  // by the dtype of target; sequences of equal length
+  label_rows_i64,
+  label_rows_i32_i32,  // by the dtypes of target and cu_seqlens
+  label_rows_i32_i64,
+  label_rows_i64_i32,
+  label_rows_i64_i64,
+  label_offsets,
+  compact_labels,
+  chunk_rows,
+  compact_rows,
+  begin_losses,
+  lse_forward,      // one block of v in a part: few rows
+  lse_forward_run,  // several: many rows
+  combine,
+  sum_losses,
+  finish_loss,
+  upstream,
+  upstream_one,  // grad_loss is not given
+  scale_upstream,
+  list_kept,
+  list_written,
+  clear_rows,
+  grad_tiles,
+  grad_e,        // one vocabulary range
+  grad_e_begin,  // several: the first begins the f32 sum
+  grad_e_add,
+  grad_e_end,  // and the last writes de
+  grad_c,
+  grad_c_add,
+  grad_c_f32,  // dc in f32 beside a c of another dtype
+  grad_c_f32_add,
+};
+inline constexpr std::size_t device_programs = 31;
+
+class DevicePrograms {
+ public:
+  DevicePrograms(const PlanDesc& desc, const DeviceBlocks& blocks);
+
+  const DeviceBlocks& blocks() const { return blocks_; }
+  /// Rows of a pass of the forward; 0: all.
+  std::int64_t chunk() const { return desc_.strategy == Strategy::min_memory ? blocks_.forward.n : 0; }
+  /// Whether the backward copies the valid rows of e; else it gathers them.
+  bool compact_backward() const { return desc_.strategy != Strategy::min_memory; }
+  /// Those that a plan of this kind may call.
+  std::vector<DeviceProgram> all() const;
+  static std::string_view name(DeviceProgram which);
+  Program record(DeviceProgram which) const;
+  /// Compiles it on first use for the device of the plan: one caller does, others wait.
+  const Kernel& kernel(DeviceProgram which);
+
+ private:
+  bool used(DeviceProgram which) const;
+
+  PlanDesc desc_;
+  DeviceBlocks blocks_;
+  Target target_;
+  std::array<std::once_flag, device_programs> compiled_;
+  std::array<Kernel, device_programs> kernels_;
+};
+
+}  // namespace kerf::runtime

@@ -1,0 +1,93 @@
+#include "runtime/device_space.h"
+
+#include <algorithm>
+#include <limits>
+
+#include "lib/kernels/kernels.h"
+#include "runtime/carver.h"
+
+namespace kerf::runtime {
+
+namespace {
+
+LabelSpace take_labels(Carver& carve, std::int64_t rows) {
+  const std::int64_t R = label_blocks(rows), P = R * kernels::label_block;
+  LabelSpace s{};
+  s.valid = carve.take<std::int64_t>(2);
+  s.strays = s.valid ? s.valid + 1 : nullptr;
+  s.label = carve.take<std::int32_t>(P);
+  s.count = carve.take<std::int64_t>(R);
+  s.outside = carve.take<std::int64_t>(R);
+  s.before = carve.take<std::int64_t>(R);
+  s.rows = carve.take<std::int64_t>(P);
+  s.target = carve.take<std::int32_t>(P);
+  return s;
+}
+
+/// `width` columns of blocks in the list, of `columns` in all.
+ListSpace take_list(Carver& carve, std::int64_t rows, std::int64_t columns, std::int64_t width) {
+  ListSpace s{.ref = {}, .rows = rows, .columns = columns};
+  const std::int64_t count = rows * width;
+  s.ref.count = count;
+  s.ref.row = carve.take<std::int32_t>(count);
+  s.ref.column = carve.take<std::int32_t>(count);
+  s.ref.row_begin = carve.take<std::int32_t>(rows + 1);
+  s.ref.row_items = carve.take<std::int32_t>(count);
+  s.ref.column_begin = carve.take<std::int32_t>(columns + 1);
+  s.ref.column_items = carve.take<std::int32_t>(count);
+  s.ref.device_count = carve.take<std::int32_t>(1);
+  return s;
+}
+
+}  // namespace
+
+std::int64_t label_blocks(std::int64_t rows) {
+  return std::max<std::int64_t>(1, blocks_of(rows, kernels::label_block));
+}
+
+DeviceForwardSpace lay_out_device_forward(std::byte* memory, const PlanDesc& desc, std::int64_t rows,
+                                          std::int64_t chunk, std::int64_t parts) {
+  Carver carve(memory);
+  DeviceForwardSpace s{};
+  s.labels = take_labels(carve, rows);
+  const std::int64_t P = label_blocks(rows) * kernels::label_block;
+  s.chunk_rows = carve.take<std::int64_t>(blocks_of(P, chunk));
+  s.compact = carve.take<std::byte>(chunk, desc.hidden, size_of(desc.dtype));
+  s.part_max = carve.take<float>(chunk, parts);
+  s.part_sum = carve.take<float>(chunk, parts);
+  s.part_target = carve.take<float>(chunk, parts);
+  s.lse = carve.take<float>(rows);
+  s.loss = carve.take<float>(rows);
+  s.partial = carve.take<float>(std::max<std::int64_t>(1, blocks_of(rows, kernels::loss_block)));
+  s.bytes = carve.bytes();
+  return s;
+}
+
+DeviceBackwardSpace lay_out_device_backward(std::byte* memory, const PlanDesc& desc, std::int64_t rows,
+                                            const DevicePrograms& programs, const Ranges& ranges) {
+  Carver carve(memory);
+  DeviceBackwardSpace s{};
+  const DeviceBlocks& blocks = programs.blocks();
+  const kernels::Blocks& b = blocks.backward;
+  s.labels = take_labels(carve, rows);
+  const std::int64_t P = label_blocks(rows) * kernels::label_block, row_blocks = blocks_of(P, b.n);
+  if (programs.compact_backward()) s.compact = carve.take<std::byte>(P, desc.hidden, size_of(desc.dtype));
+  s.g = carve.take<float>(P);
+  s.scale = carve.take<float>(1);
+  if (ranges.count() > 1) s.sum = carve.take<float>(P, desc.hidden);
+  const std::int64_t hidden_blocks = blocks_of(desc.hidden, blocks.grad_c_d);
+  const auto numbered = [&](std::int64_t blocks_down) {  // tiles are numbered in 32 bits
+    return blocks_down <= std::numeric_limits<std::int32_t>::max() / ranges.width;
+  };
+  if (!numbered(row_blocks) || !numbered(hidden_blocks)) {
+    s.bytes = too_large;
+    return s;
+  }
+  s.kept = take_list(carve, row_blocks, ranges.columns, ranges.width);
+  s.written = take_list(carve, hidden_blocks, ranges.columns, ranges.width);
+  s.dz = carve.take<std::byte>(row_blocks, ranges.width, b.n * b.v * size_of(desc.dtype));
+  s.bytes = carve.bytes();
+  return s;
+}
+
+}  // namespace kerf::runtime

@@ -1,0 +1,62 @@
+// What a loss call on a device keeps in the caller's workspace; as in loss_space.h, one function says both how many
+// bytes it is and where each array lies.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "kerf/loss.h"
+#include "runtime/device_programs.h"
+#include "runtime/loss_space.h"
+
+namespace kerf::runtime {
+
+/// Which rows have a label. R blocks of kernels::label_block rows, P rows in them.
+struct LabelSpace {
+  std::int64_t* valid;   // [1] how many
+  std::int64_t* strays;  // [1] how many labels lie outside the vocabulary
+  std::int32_t* label;   // [P]
+  std::int64_t* count;   // [R]
+  std::int64_t* outside;
+  std::int64_t* before;
+  std::int64_t* rows;    // [P]
+  std::int32_t* target;  // [P]
+};
+/// At least 1, so that without rows the same steps run.
+std::int64_t label_blocks(std::int64_t rows);
+
+struct DeviceForwardSpace {
+  LabelSpace labels;
+  std::int64_t* chunk_rows;  // [chunks], with several
+  std::byte* compact;        // [rows of a chunk, D]
+  float* part_max;           // [parts, rows of a chunk]
+  float* part_sum;
+  float* part_target;
+  float* lse;      // [N], where the caller gives no output
+  float* loss;     // [N], the same
+  float* partial;  // [blocks of kernels::loss_block rows]
+  std::size_t bytes;
+};
+/// `chunk`: rows of one pass; the last may have fewer.
+DeviceForwardSpace lay_out_device_forward(std::byte* memory, const PlanDesc& desc, std::int64_t rows,
+                                          std::int64_t chunk, std::int64_t parts);
+
+/// A list of tiles in the caller's workspace.
+struct ListSpace {
+  TileListRef ref;
+  std::int64_t rows, columns;  // blocks
+};
+struct DeviceBackwardSpace {
+  LabelSpace labels;
+  std::byte* compact;  // [P, D], if the backward compacts
+  float* g;            // [P]
+  float* scale;        // [1]
+  float* sum;          // [P, D] with more than one range
+  ListSpace kept, written;
+  std::byte* dz;
+  std::size_t bytes;
+};
+DeviceBackwardSpace lay_out_device_backward(std::byte* memory, const PlanDesc& desc, std::int64_t rows,
+                                            const DevicePrograms& programs, const Ranges& ranges);
+
+}  // namespace kerf::runtime

@@ -1,0 +1,154 @@
+// What holds where labels lie on a device: nothing is refused for what they hold, and the sequence of launches is one.
+#include <doctest/doctest.h>
+
+#include <cmath>
+#include <regex>
+
+#include "kerf/error.h"
+#include "tests/loss/routes.h"
+
+using namespace kerf;
+using namespace kerf::test;
+
+TEST_CASE_TEMPLATE("device loss: a label outside the vocabulary makes its row NaN and gives it no gradient", On, Steps,
+                   Gpu) {
+  if (!On::here()) return;
+  for (Reduction reduction : {Reduction::none, Reduction::mean, Reduction::sum}) {
+    CAPTURE(name_of(reduction));
+    Routed<On> x({300, 301, 40}, {.dtype = bf16, .reduction = reduction});
+    typename On::Runner plan(x.desc);
+    const std::vector<std::int64_t> strays = {0, 41, 255, 256, 299};
+    const std::vector<double> values = {301, -1, 4e9, -2e9, 1000};
+    for (std::size_t i = 0; i < strays.size(); ++i) {
+      x.target.set(strays[i], values[i]);
+      x.label[static_cast<std::size_t>(strays[i])] = -1;
+    }
+    x.poison_forward();
+    Workspace forward(plan.workspace_bytes(x.N, false));
+    plan.forward(x.forward_args(forward));
+    CHECK(forward.guards_intact());
+    const Expected want = x.expected();
+    const auto* told = static_cast<const std::int64_t*>(forward.ref().data);
+    CHECK(told[0] == std::count_if(x.label.begin(), x.label.end(), [](std::int64_t y) { return y >= 0; }));
+    CHECK(told[1] == 5);
+    for (std::int64_t n = 0; n < x.N; ++n) {
+      const bool stray = std::find(strays.begin(), strays.end(), n) != strays.end();
+      CHECK((stray ? std::isnan(x.lse[n]) : std::abs(x.lse[n] - want.lse[static_cast<std::size_t>(n)]) < 1e-5));
+      if (reduction == Reduction::none)
+        CHECK(
+            (stray ? std::isnan(x.loss[n]) : std::abs(x.loss[n] - want.row_loss[static_cast<std::size_t>(n)]) < 2e-5));
+    }
+    if (reduction != Reduction::none) CHECK(std::isnan(x.loss[0]));
+    x.run_backward(plan);
+    CHECK(error(x.de, want.de).norm < 4e-3);
+    CHECK(error(x.dc, want.dc).norm < 4e-3);
+    for (std::int64_t n : strays)
+      for (std::int64_t d = 0; d < 40; ++d) CHECK(x.de[n * 40 + d] == 0);
+  }
+}
+
+TEST_CASE_TEMPLATE("device loss: labels may have any strides, also 0", On, Host, Steps, Gpu) {
+  if (!On::here()) return;
+  for (DType dtype : {i32, i64}) {
+    Routed<On> x({300, 50, 12}, {});
+    x.run();
+    const auto bits = x.bits();
+    Array apart(dtype, {300, 3});
+    for (std::int64_t n = 0; n < x.N; ++n) apart.set(3 * n + 1, x.target[n]);
+    typename On::Runner plan(x.desc);
+    const Workspace forward(plan.workspace_bytes(x.N, false)), backward(plan.workspace_bytes(x.N, true));
+    ForwardArgs f = x.forward_args(forward);
+    BackwardArgs b = x.backward_args(backward);
+    TensorRef column(static_cast<std::byte*>(apart.ref().data) + size_of(dtype), dtype, {300});
+    f.target = b.target = column.with_strides({3});
+    x.poison_forward();
+    x.poison_backward();
+    plan.forward(f);
+    plan.backward(b);
+    CHECK(x.bits() == bits);
+
+    for (std::int64_t n = 0; n < x.N; ++n) x.label[static_cast<std::size_t>(n)] = 7;
+    apart.set(1, 7);
+    f.target = b.target = column.with_strides({0});
+    plan.forward(f);
+    plan.backward(b);
+    x.check();
+  }
+}
+
+TEST_CASE_TEMPLATE("device loss: a small workspace_limit, min_memory and repeated calls give the same gradients", On,
+                   Steps, Gpu) {
+  if (!On::here()) return;
+  for (DType dtype : {f32, bf16, f16}) {
+    CAPTURE(name_of(dtype));
+    Routed<On> x({333, 3000, 72}, {.dtype = dtype, .shift = 0});
+    x.run();
+    x.check();
+    const auto bits = x.bits();
+    const std::size_t wide = x.plan().workspace_bytes(x.N, true);
+    for (PlanDesc desc : {PlanDesc{.workspace_limit = wide - 1}, PlanDesc{.workspace_limit = 1}, PlanDesc{}}) {
+      CAPTURE(desc.workspace_limit);
+      x.desc.workspace_limit = desc.workspace_limit;
+      typename On::Runner plan(x.desc);
+      if (desc.workspace_limit) CHECK(plan.workspace_bytes(x.N, true) < wide);
+      for (int call = 0; call < 2; ++call) {
+        x.run(plan);
+        CHECK(x.bits() == bits);
+      }
+    }
+    x.desc.strategy = Strategy::min_memory;
+    typename On::Runner plan(x.desc);
+    for (int call = 0; call < 2; ++call) {
+      x.run(plan);
+      x.check();
+    }
+    x.accumulate_dc = true;
+    x.dc = Array(f32, {3000, 72});
+    for (std::int64_t i = 0; i < x.dc.size(); ++i) x.dc.set(i, 0);
+    x.run(plan);
+    x.check();
+  }
+}
+
+TEST_CASE_TEMPLATE("device loss: many rows, whose parts of the vocabulary have several blocks", On, Steps, Gpu) {
+  if (!On::here()) return;
+  Routed<On> x({1100, 4100, 8}, {.dtype = bf16});
+  x.run();
+  x.check();
+}
+
+TEST_CASE_TEMPLATE("device loss: min_memory in every reduction, with ignored rows that fill whole chunks", On, Steps,
+                   Gpu) {
+  if (!On::here()) return;
+  for (Reduction reduction : {Reduction::none, Reduction::mean, Reduction::sum})
+    for (std::int64_t N : {0, 1, 31, 32, 33, 500}) {
+      CAPTURE(N);
+      Routed<On> x({N, 200, 24}, {.reduction = reduction, .strategy = Strategy::min_memory});
+      for (std::int64_t n = 0; n < N; ++n)
+        if (n >= 10 && n < 400) {
+          x.target.set(n, -100);
+          x.label[static_cast<std::size_t>(n)] = -1;
+        }
+      x.run();
+      if (N > 0) x.check();
+    }
+}
+
+TEST_CASE("device loss: min_memory at the size of Gemma 2 stays below what it promises") {
+  const PlanDesc desc{.hidden = 2304, .vocabulary = 256000, .dtype = bf16, .strategy = Strategy::min_memory};
+  const runtime::DeviceLoss loss(desc, runtime::choose_gpu_blocks({256000, 2304, bf16}),
+                                 std::make_shared<ThreadPool>(1));
+  CHECK(loss.workspace(8192, false) <= (std::size_t{11} << 20) / 10);
+  CHECK(loss.workspace(8192, true) <= std::size_t{96} << 20);
+}
+
+TEST_CASE("device loss: the backward keeps below workspace_limit, 1 GiB unless told") {
+  for (std::size_t limit : {std::size_t{0}, std::size_t{256} << 20}) {
+    const PlanDesc desc{.hidden = 2304, .vocabulary = 256000, .dtype = bf16, .workspace_limit = limit};
+    const runtime::DeviceLoss loss(desc, runtime::choose_gpu_blocks({256000, 2304, bf16}),
+                                   std::make_shared<ThreadPool>(1));
+    const std::size_t most = limit ? limit : std::size_t{1} << 30;
+    CHECK(loss.workspace(8192, true) <= most);
+    CHECK(loss.workspace(8192, true) > most / 2);
+  }
+}

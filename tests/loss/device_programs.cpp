@@ -1,0 +1,307 @@
+// The programs that find rows, list tiles and reduce losses on a device, against plain loops.
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "lib/kernels/kernels.h"
+#include "lib/kernels/reference.h"
+#include "runtime/device_programs.h"
+#include "tests/support/run.h"
+
+using namespace kerf;
+using namespace kerf::kernels;
+using namespace kerf::test;
+
+namespace {
+
+constexpr double not_a_number = std::numeric_limits<double>::quiet_NaN();
+
+void check_equal(const Array& out, const auto& want) {
+  REQUIRE(out.size() == std::ssize(want));
+  for (std::int64_t i = 0; i < out.size(); ++i) {
+    CAPTURE(i);
+    CHECK(out[i] == static_cast<double>(want[static_cast<std::size_t>(i)]));
+  }
+}
+
+struct Labelling {
+  LabelRule rule;
+  std::int64_t B, T;
+  std::vector<std::int64_t> cu_seqlens = {};
+};
+
+/// The three programs in a row, each on every backend, on what the one before it left.
+void check_labelling(const Labelling& x) {
+  const std::int64_t N = x.B * x.T, R = (N + label_block - 1) / label_block, P = R * label_block;
+  Random random(3);
+  Array target(x.rule.target, {x.B, x.T, 1}, 2);  // labels three apart
+  std::vector<std::int64_t> values;
+  for (std::int64_t n = 0; n < N; ++n) {
+    std::int64_t y = random.integer(0, x.rule.vocabulary - 1);
+    if (n % 5 == 2) y = x.rule.ignore_index;
+    if (n % 97 == 11) y = n % 2 ? x.rule.vocabulary : -7;
+    values.push_back(y);
+    target.set(n, static_cast<double>(y));
+  }
+  Labels label_ref = reference_label_rows(x.rule, x.B, x.T, values, x.cu_seqlens);
+  label_ref.resize(static_cast<std::size_t>(P), no_label);
+  Rows rows_ref;
+  Labels target_ref;
+  reference_compact_labels(label_ref, rows_ref, target_ref);
+  std::vector<std::int64_t> count_ref, outside_ref, before_ref;
+  std::int64_t valid_ref = 0, strays_ref = 0;
+  for (std::int64_t r = 0; r < R; ++r) {
+    const auto begin = label_ref.begin() + r * label_block, end = begin + label_block;
+    before_ref.push_back(valid_ref);
+    count_ref.push_back(std::count_if(begin, end, [](std::int32_t y) { return y >= 0; }));
+    outside_ref.push_back(std::count(begin, end, label_outside));
+    valid_ref += count_ref.back();
+    strays_ref += outside_ref.back();
+  }
+
+  Array cu_seqlens(x.rule.cu_seqlens, {std::ssize(x.cu_seqlens), 1}, 1);
+  for (std::size_t i = 0; i < x.cu_seqlens.size(); ++i)
+    cu_seqlens.set(static_cast<std::int64_t>(i), static_cast<double>(x.cu_seqlens[i]));
+  Array label(i32, {R, label_block}), count(i64, {R}), outside(i64, {R}), before(i64, {R}), valid(i64, {}),
+      strays(i64, {});
+  NamedArrays all = {{"target", &target}, {"label", &label}, {"count", &count}, {"outside", &outside}};
+  if (x.rule.packed) all.emplace_back("cu_seqlens", &cu_seqlens);
+  on_each_backend(label_rows(x.rule), {.arrays = all}, [&] {
+    check_equal(label, label_ref);
+    check_equal(count, count_ref);
+    check_equal(outside, outside_ref);
+  });
+  on_each_backend(
+      label_offsets(),
+      {.arrays =
+           {{"count", &count}, {"outside", &outside}, {"before", &before}, {"valid", &valid}, {"strays", &strays}}},
+      [&] {
+        check_equal(before, before_ref);
+        CHECK(valid[0] == static_cast<double>(valid_ref));
+        CHECK(strays[0] == static_cast<double>(strays_ref));
+      });
+  Array rows(i64, {P}), labels(i32, {P});
+  on_each_backend(
+      compact_labels(),
+      {.arrays = {{"label", &label}, {"before", &before}, {"valid", &valid}, {"rows", &rows}, {"target", &labels}}},
+      [&] {
+        check_equal(rows, rows_ref);
+        check_equal(labels, target_ref);
+      });
+}
+
+}  // namespace
+
+TEST_CASE("label_rows, label_offsets and compact_labels: rows with a label come in order, with their number") {
+  check_labelling({{.target = i64, .vocabulary = 40}, 1, 700});
+  check_labelling({{.target = i32, .vocabulary = 40}, 1, 1});
+  check_labelling({{.target = i32, .shift = 3, .ignore_index = -1, .vocabulary = 40}, 9, 57});
+  check_labelling({{.target = i64, .shift = 80, .vocabulary = 40}, 9, 57});  // longer than a sequence
+  check_labelling({{.target = i64, .ignore_index = (std::int64_t{1} << 40) + 5, .vocabulary = 1}, 2, 150});
+  check_labelling({{.target = i64, .ignore_index = -(std::int64_t{1} << 40) - 5, .vocabulary = 40}, 300, 1});
+  check_labelling({{.target = i64, .ignore_index = 0, .vocabulary = 40}, 3, 256});
+}
+
+TEST_CASE("label_rows: a packed row's label lies in its own sequence, empty ones included") {
+  const std::vector<std::int64_t> ends = {0, 0, 1, 30, 30, 32, 97, 98, 99, 100, 256, 511, 600};
+  for (DType target : {i32, i64})
+    for (DType cu_seqlens : {i32, i64})
+      check_labelling(
+          {{.target = target, .packed = true, .cu_seqlens = cu_seqlens, .shift = 2, .vocabulary = 40}, 1, 600, ends});
+  std::vector<std::int64_t> many;
+  for (std::int64_t i = 0; i <= 100; ++i) many.push_back(6 * i);
+  check_labelling({{.packed = true, .shift = 1, .vocabulary = 40}, 1, 600, many});
+}
+
+TEST_CASE("label_rows: an ignore_index that no double holds is told from its neighbours") {
+  const std::int64_t ignore = (std::int64_t{1} << 60) + 1;
+  std::vector<std::int64_t> target = {ignore, ignore - 1, 3};
+  Array label(i32, {1, label_block}), count(i64, {1}), outside(i64, {1});
+  const Program program = label_rows({.ignore_index = ignore, .vocabulary = 10});
+  interpret(program, {.tensors = {{"target", TensorRef(target.data(), i64, {1, 3, 1})},
+                                  {"label", label.ref()},
+                                  {"count", count.ref()},
+                                  {"outside", outside.ref()}}});
+  CHECK(label[0] == no_label);
+  CHECK(label[1] == label_outside);
+  CHECK(label[2] == 3);
+}
+
+TEST_CASE("chunk_rows: rows with a label fill one chunk after the other") {
+  Array valid(i64, {}), count(i64, {5});
+  valid.set(0, 300);
+  on_each_backend(chunk_rows(128), {.arrays = {{"valid", &valid}, {"count", &count}}}, [&] {
+    check_equal(count, std::vector<int>{128, 128, 44, 0, 0});
+  });
+}
+
+TEST_CASE("compact_rows and clear_rows: rows with a label are copied, the gradient of the others is zero") {
+  for (DType dtype : {f32, bf16, f16}) {
+    const Shape shape{.vocabulary = 5, .hidden = 21, .dtype = dtype};
+    Random random(5);
+    Array e = normal(random, dtype, {10, 21}, 1, 3), rows(i64, {6}), compact(dtype, {6, 21}), label(i32, {10});
+    const Rows list = {1, 4, 5, 9, -1, -1};
+    for (std::int64_t i = 0; i < 10; ++i) label.set(i, i == 3 ? label_outside : no_label);
+    for (std::int64_t i = 0; i < 6; ++i) {
+      rows.set(i, static_cast<double>(list[static_cast<std::size_t>(i)]));
+      if (i < 4) label.set(list[static_cast<std::size_t>(i)], 2);
+    }
+    on_each_backend(compact_rows(shape, 4, 8), {.arrays = {{"e", &e}, {"rows", &rows}, {"compact", &compact}}}, [&] {
+      for (std::int64_t i = 0; i < 6; ++i)
+        for (std::int64_t d = 0; d < 21; ++d)
+          CHECK(compact[i * 21 + d] == (i < 4 ? e[list[static_cast<std::size_t>(i)] * 21 + d] : 0));
+    });
+    Array de(dtype, {10, 21}, 2);
+    on_each_backend(clear_rows(shape, 4, 8), {.arrays = {{"label", &label}, {"de", &de}}}, [&] {
+      for (std::int64_t t = 0; t < 10; ++t)
+        for (std::int64_t d = 0; d < 21; ++d) {
+          const double x = de[t * 21 + d];
+          CHECK((label[t] < 0 ? x == 0 : std::isnan(x)));
+        }
+    });
+  }
+}
+
+TEST_CASE("begin_losses, sum_losses and finish_loss: blocks of rows, then their sums; a stray label makes NaN") {
+  const std::int64_t N = 2500, Q = 3;
+  Random random(6);
+  Array label(i32, {N}), loss(f32, {N}), lse(f32, {N});
+  for (std::int64_t n = 0; n < N; ++n) label.set(n, n % 7 == 2 ? no_label : n == 1000 ? label_outside : 4);
+  on_each_backend(begin_losses(), {.arrays = {{"label", &label}, {"loss", &loss}, {"lse", &lse}}}, [&] {
+    for (std::int64_t n = 0; n < N; ++n)
+      for (const Array* a : {&loss, &lse}) CHECK((n == 1000 ? std::isnan((*a)[n]) : (*a)[n] == 0));
+  });
+  std::vector<double> sums(static_cast<std::size_t>(Q));
+  for (std::int64_t n = 0; n < N; ++n) {
+    loss.set(n, random.uniform() + 1);
+    sums[static_cast<std::size_t>(n / loss_block)] += loss[n];
+  }
+  Array partial(f32, {Q}), valid(i64, {}), total(f32, {});
+  on_each_backend(sum_losses(), {.arrays = {{"loss", &loss}, {"partial", &partial}}},
+                  [&] { CHECK(error(partial, sums).worst_row < 1e-6); });
+  for (double n : {2500.0, 0.0})
+    for (bool mean : {false, true}) {
+      valid.set(0, n);
+      if (n == 0)
+        for (std::int64_t q = 0; q < Q; ++q) partial.set(q, 0);
+      NamedArrays all = {{"partial", &partial}, {"loss", &total}};
+      if (mean) all.emplace_back("valid", &valid);
+      double want = 0;
+      for (double x : partial.values()) want += x;
+      if (mean) want /= n;
+      on_each_backend(finish_loss(mean), {.arrays = all}, [&] {
+        CHECK((std::isnan(want) ? std::isnan(total[0]) : total[0] == doctest::Approx(want).epsilon(1e-6)));
+      });
+    }
+}
+
+TEST_CASE("upstream: the gradient of each row, or of all times the reduction's factor") {
+  Array g(f32, {300}), grad(f32, {4, 100, 1}, 3), rows(i64, {300}), valid(i64, {}), one(f32, {});
+  for (std::int64_t i = 0; i < 400; ++i) grad.set(i, static_cast<double>(i));
+  for (std::int64_t i = 0; i < 300; ++i) rows.set(i, static_cast<double>(i + i / 5));
+  valid.set(0, 300);
+  one.set(0, -2.5);
+  on_each_backend(upstream(Upstream::each, true), {.arrays = {{"grad", &grad}, {"rows", &rows}, {"g", &g}}}, [&] {
+    for (std::int64_t i = 0; i < 300; ++i) CHECK(g[i] == rows[i]);
+  });
+  const auto all = [&](double want) {
+    return [&g, want] {
+      for (std::int64_t i = 0; i < 300; ++i) CHECK(g[i] == static_cast<float>(want));
+    };
+  };
+  on_each_backend(upstream(Upstream::mean, true), {.arrays = {{"grad", &one}, {"valid", &valid}, {"g", &g}}},
+                  all(-2.5 / 300));
+  on_each_backend(upstream(Upstream::mean, false), {.arrays = {{"valid", &valid}, {"g", &g}}}, all(1.0 / 300));
+  on_each_backend(upstream(Upstream::sum, true), {.arrays = {{"grad", &one}, {"g", &g}}}, all(-2.5));
+  on_each_backend(upstream(Upstream::sum, false), {.arrays = {{"g", &g}}}, all(1));
+}
+
+TEST_CASE("scale_upstream: the largest finite element becomes 2^14, and scale takes that out again") {
+  for (double size : {1.0, 3e-7, 1e38, 1e-42, 0.0}) {
+    CAPTURE(size);
+    Array g(f32, {1500}), scale(f32, {});
+    for (std::int64_t i = 0; i < g.size(); ++i) g.set(i, size * std::cos(static_cast<double>(i)));
+    g.set(700, not_a_number);
+    g.set(701, -inf);
+    const std::vector<double> before = g.values();
+    on_each_backend(scale_upstream(), {.arrays = {{"g", &g}, {"scale", &scale}}}, [&] {
+      double largest = 0;
+      for (std::int64_t i = 0; i < g.size(); ++i) {
+        if (i == 700) CHECK(std::isnan(g[i]));
+        if (i == 701) CHECK(g[i] == -inf);
+        if (i == 700 || i == 701) continue;
+        largest = std::max(largest, std::abs(g[i]));
+        const double want = before[static_cast<std::size_t>(i)];
+        CHECK(std::abs(g[i] * scale[0] - want) <= 1e-6 * std::abs(want));
+      }
+      if (size > 1e-30) CHECK(largest == doctest::Approx(16384).epsilon(1e-6));
+      CHECK(std::isnormal(scale[0]));
+    });
+  }
+}
+
+TEST_CASE("list_tiles: every tile of the columns once, in bands of rows, and each row and column knows its own") {
+  struct Size {
+    std::int64_t rows, most, first, last, columns, band;
+  };
+  for (const Size s :
+       {Size{7, 7, 0, 5, 5, 3}, {7, 10, 2, 5, 9, 24}, {1, 1, 0, 1, 1, 4}, {0, 3, 1, 4, 6, 2}, {30, 30, 3, 13, 13, 4}}) {
+    CAPTURE(s.rows);
+    const std::vector<TileAt> want = reference_list_tiles(s.rows, s.first, s.last, s.band);
+    const std::int64_t K = s.most * (s.last - s.first), block = 16;
+    Array row(i32, {K}), column(i32, {K}), row_items(i32, {K}), column_items(i32, {K}), row_begin(i32, {s.most + 1});
+    Array column_begin(i32, {s.columns + 1}), count(i32, {1});
+    on_each_backend(
+        list_tiles(block, s.band),
+        {.arrays = {{"row", &row},
+                    {"column", &column},
+                    {"row_items", &row_items},
+                    {"column_items", &column_items},
+                    {"row_begin", &row_begin},
+                    {"column_begin", &column_begin},
+                    {"count", &count}},
+         .axes = {{"N", s.rows * block - (s.rows > 0 ? 5 : 0)},
+                  {"I", std::max({K, s.most + 1, s.columns + 1})},
+                  {"first", s.first},
+                  {"last", s.last}}},
+        [&] {
+          REQUIRE(count[0] == static_cast<double>(want.size()));
+          for (std::size_t k = 0; k < want.size(); ++k) {
+            CHECK(row[static_cast<std::int64_t>(k)] == static_cast<double>(want[k].row));
+            CHECK(column[static_cast<std::int64_t>(k)] == static_cast<double>(want[k].column));
+          }
+          const auto walk = [&](std::int64_t blocks, const Array& begin, const Array& items, auto at, auto next) {
+            CHECK(begin[0] == 0);
+            for (std::int64_t r = 0; r < blocks; ++r) {
+              std::int64_t before = -1;
+              for (auto i = static_cast<std::int64_t>(begin[r]); i < static_cast<std::int64_t>(begin[r + 1]); ++i) {
+                const TileAt& tile = want.at(static_cast<std::size_t>(items[i]));
+                CHECK(at(tile) == r);
+                CHECK(next(tile) > before);
+                before = next(tile);
+              }
+            }
+            CHECK(begin[blocks] == static_cast<double>(want.size()));
+          };
+          const auto by_row = [](const TileAt& t) { return t.row; };
+          const auto by_column = [](const TileAt& t) { return t.column; };
+          walk(s.rows, row_begin, row_items, by_row, by_column);
+          walk(s.columns, column_begin, column_items, by_column, by_row);
+        });
+  }
+}
+
+TEST_CASE("device programs: each becomes PTX, for blocks of a GPU and every kind of plan") {
+  for (Strategy strategy : {Strategy::exact_recompute, Strategy::min_memory})
+    for (DType dtype : {f32, bf16, f16}) {
+      const PlanDesc desc{.hidden = 256, .vocabulary = 1000, .dtype = dtype, .shift = 1, .strategy = strategy};
+      const runtime::DevicePrograms programs(desc, runtime::choose_gpu_blocks({1000, 256, dtype}));
+      for (runtime::DeviceProgram which : programs.all()) {
+        CAPTURE(runtime::DevicePrograms::name(which));
+        CHECK(emit(programs.record(which), Stage::assembly, Target::cuda("sm_90a")).find(".entry") !=
+              std::string::npos);
+      }
+    }
+}
