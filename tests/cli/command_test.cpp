@@ -188,6 +188,32 @@ TEST_CASE("kerf emit prints every program at every stage, also for other machine
   CHECK(arm.out.find("fmla") != std::string::npos);
 }
 
+TEST_CASE("kerf emit prints PTX for a GPU that is not there, and says what ptxas makes of it or how to get it") {
+  for (const std::string arch : {"sm_80", "sm_90a"}) {
+    const Result r = kerf("emit --shape 512,128,1000 --dtype bf16 --program lse_forward --stage ptx --arch " + arch);
+    CHECK(r.code == 0);
+    CHECK(r.out.find(".target " + arch) != std::string::npos);
+    CHECK(r.out.find(".entry lse_forward") != std::string::npos);
+  }
+  const std::string stats = "emit --shape 512,128,1000 --dtype bf16 --stage sass-stats --arch sm_80";
+  const Result none = kerf(stats, true, "KERF_PTXAS=/nonexistent/ptxas");
+  CHECK(none.code == 3);
+  CHECK(none.out.find("/nonexistent/ptxas") != std::string::npos);
+  const Result some = kerf(stats + " --program lse_forward --json");
+  if (some.code == 3) {
+    MESSAGE("SKIPPED in part, no ptxas");
+    return;
+  }
+  REQUIRE(some.code == 0);
+  const json program = json::parse(some.out)["programs"][0];
+  CHECK(program["program"] == "lse_forward");
+  CHECK(program["registers"].get<int>() > 16);
+  CHECK(program["threads"].get<int>() >= 32);
+  CHECK(program["shared_bytes"].get<int>() > 0);
+  CHECK(program["cubin_bytes"].get<int>() > 1000);
+  CHECK(program["spill_bytes"].is_number());
+}
+
 TEST_CASE("kerf doctor says what was found") {
   const json j = kerf_json("doctor");
   CHECK(j["llvm"].get<std::string>().starts_with("19."));

@@ -6,9 +6,13 @@
 #include <functional>
 #include <limits>
 #include <optional>
+#include <string>
 #include <thread>
+#include <utility>
+#include <vector>
 
 #include "kerf/error.h"
+#include "runtime/device_programs.h"
 #include "tools/kerf/bench.h"
 #include "tools/kerf/loss_call.h"
 #include "tools/support/cublas.h"
@@ -106,6 +110,28 @@ void warm_up(std::vector<Subject>& subjects, const StreamClock& clock) {
   }
 }
 
+/// The plan's programs compiled apart from it, since a plan does not tell what became of them.
+struct Compiled {
+  std::vector<std::pair<std::string, KernelResources>> programs;
+  double ms = 0;      // on all processors
+  double jit_ms = 0;  // in the driver, of one processor
+};
+
+Compiled compile_apart(const PlanDesc& desc) {
+  runtime::DevicePrograms programs(desc, runtime::choose_gpu_blocks({desc.vocabulary, desc.hidden, desc.dtype}));
+  const std::vector<runtime::DeviceProgram> all = programs.all();
+  Compiled c;
+  c.programs.resize(all.size());
+  const auto start = Clock::now();
+  in_pieces(std::ssize(all), 1, [&](std::int64_t i, std::int64_t) {
+    const runtime::DeviceProgram which = all[static_cast<std::size_t>(i)];
+    c.programs[static_cast<std::size_t>(i)] = {std::string(programs.name(which)), programs.kernel(which).resources()};
+  });
+  c.ms = ms_since(start);
+  for (const auto& [name, resources] : c.programs) c.jit_ms += resources.jit_ms;
+  return c;
+}
+
 ordered_json numbers(const Subject& s, const Times& t) {
   return {{"ms", t.median()}, {"ms_spread", t.spread()}, {"tflops", s.flop / t.median() / 1e9}};
 }
@@ -121,10 +147,9 @@ int bench_on_gpu(const BenchOptions& options) {
   const std::shared_ptr<const cuda::Device> gpu = cuda::Device::open(desc.device.ordinal);
   check_problem_size(spec, 2);
   const Problem problem = input.problem(spec);
+  const Compiled compiled = compile_apart(desc);
   LossCall call(problem, desc);
-  const auto before_compiling = Clock::now();
   call.prepare();
-  const double compile_ms = ms_since(before_compiling);
   call.forward();
   call.backward();
   call.fetch();
@@ -202,7 +227,11 @@ int bench_on_gpu(const BenchOptions& options) {
     out["device_name"] = gpu->info().name;
     out["driver"] = gpu->driver().version_text();
     out["level"] = level_of(desc);
-    out["compile_ms"] = compile_ms;
+    out["compile_ms"] = compiled.ms;
+    out["jit_ms"] = compiled.jit_ms;
+    for (const auto& [name, r] : compiled.programs)
+      out["programs"][name] = {{"registers", r.registers},       {"threads", r.threads},         {"blocks", r.blocks},
+                               {"shared_bytes", r.shared_bytes}, {"local_bytes", r.local_bytes}, {"jit_ms", r.jit_ms}};
     out["rounds"] = rounds;
     options.put(out);
     if (options.json) return 0;
@@ -229,9 +258,13 @@ int bench_on_gpu(const BenchOptions& options) {
       burst_ms, gap.count());
   fmt::print("{}\n", blas ? fmt::format("matmul: z = e c^T of all rows in {} by {}", name_of(spec.dtype), cublas)
                           : "no cuBLAS found, so nothing to compare with: name libcublas.so.12 or .13 in KERF_CUBLAS");
-  fmt::print("{}, {} ranges, {}, workspace {} forward, {} backward; compiled in {:.0f} ms\n", name_of(report.strategy),
-             report.ranges, report.blocks, mib(static_cast<double>(call.workspace_bytes(false))),
-             mib(static_cast<double>(call.workspace_bytes(true))), compile_ms);
+  fmt::print("{}, {} ranges, {}, workspace {} forward, {} backward\n", name_of(report.strategy), report.ranges,
+             report.blocks, mib(static_cast<double>(call.workspace_bytes(false))),
+             mib(static_cast<double>(call.workspace_bytes(true))));
+  fmt::print("{} programs compiled in {:.0f} ms on all processors; the driver took {:.0f} ms of one\n",
+             compiled.programs.size(), compiled.ms, compiled.jit_ms);
+  for (const auto& [name, r] : compiled.programs)
+    if (r.local_bytes > 0) fmt::print("{} keeps {} bytes of a thread in memory\n", name, r.local_bytes);
   return 0;
 }
 

@@ -112,7 +112,11 @@ GpuReport look_at_gpu(Device where, std::vector<std::string>& advice) {
   std::string cublas;
   try {
     const cuda::Current current(*gpu);
-    if (const auto blas = Cublas::open({})) cublas = blas->describe();
+    if (const auto blas = Cublas::open({}))
+      cublas = blas->describe();
+    else
+      advice.push_back(
+          "no cuBLAS, so `kerf bench` has nothing to compare with: name libcublas.so.12 or .13 in KERF_CUBLAS");
   } catch (const DeviceError& e) {
     advice.push_back(std::string("`kerf bench` cannot use cuBLAS: ") + e.what());
   }
@@ -133,10 +137,6 @@ GpuReport look_at_gpu(Device where, std::vector<std::string>& advice) {
       {"ptxas", ptxas.empty() ? "not found" : ptxas},
   };
   if (!r.works) advice.push_back("compiling a program for the GPU failed (" + trial.failure + "): please report");
-  if (cublas.empty())
-    advice.push_back(
-        "no cuBLAS that works, so `kerf bench` has nothing to compare with: name libcublas.so.12 or .13 in "
-        "KERF_CUBLAS");
   r.json = {{"name", info.name},
             {"ordinal", info.ordinal},
             {"compute_capability", fmt::format("{}.{}", info.major, info.minor)},

@@ -1,7 +1,9 @@
 // kerf emit: one program of the loss at one of the stages it goes through, as text.
 #include <fmt/format.h>
 
+#include <filesystem>
 #include <string>
+#include <system_error>
 #include <vector>
 
 #include "codegen/nvptx/ptx.h"
@@ -59,10 +61,11 @@ Stats stats_of(const Plan& plan, const std::string& program, const Target& targe
 
 int emit_stats(const EmitOptions& options, const ProblemSpec& spec, const Plan& plan, const Target& target) {
   const std::string ptxas = find_ptxas();
-  if (ptxas.empty())
-    throw DeviceError(
-        "emit --stage sass-stats: no ptxas in KERF_PTXAS, on PATH or in /usr/local/cuda/bin; it is part of NVIDIA's "
-        "CUDA toolkit (apt-get install cuda-nvcc-13-0 from NVIDIA's repository, or pip install nvidia-cuda-nvcc)");
+  if (std::error_code error; !std::filesystem::exists(ptxas, error))
+    throw DeviceError(fmt::format(
+        "--stage sass-stats: {}; ptxas is part of NVIDIA's CUDA toolkit, also of the Python package nvidia-cuda-nvcc: "
+        "install one, or name the file in KERF_PTXAS",
+        ptxas.empty() ? "no ptxas on PATH or in /usr/local/cuda/bin" : ptxas + " is not there"));
   std::vector<Stats> all;
   for (const std::string& program : options.program.empty() ? plan.program_names() : std::vector{options.program})
     all.push_back(stats_of(plan, program, target, ptxas));
