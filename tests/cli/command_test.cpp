@@ -57,7 +57,7 @@ void refused(const std::string& arguments, int code, const std::string& text) {
 
 TEST_CASE("kerf check --json has every field that tools rely on, and passes") {
   for (const char* arguments : {"--dtype f32 --reduction none --seed 4", "--dtype bf16 --reduction mean --threads 1",
-                                "--dtype f16 --reduction sum"}) {
+                                "--dtype f16 --reduction sum --strategy min_memory"}) {
     const json j = kerf_json(fmt::format("check --shape 61,37,1031 --device cpu {}", arguments));
     for (const char* field : {"loss_err", "lse_err", "de_err", "dc_err", "de_worst_row", "dc_worst_row",
                               "de_median_row", "dc_median_row", "kept_share", "dropped_mass"}) {
@@ -246,6 +246,7 @@ TEST_CASE("kerf: a wrong call exits with 2 and says what to change, what the dev
   refused("check --shape 1,1,1 --data /nonexistent", 2, "/nonexistent: no such folder");
   refused("check --shape 1,1,1 --device gpu", 2, "--device gpu: must be cpu, cuda or cuda:N");
   refused("check --shape 1,1,1 --device cuda:x", 2, "--device cuda:x: must be cpu, cuda or cuda:N");
+  refused("check --shape 1,1,1 --strategy fast", 2, "they are automatic, exact_recompute, min_memory");
   refused("check --shape 1,1,1 --arch sm_80", 2, "--arch sm_80: is of a GPU; add --device cuda");
   refused("check --shape 1,1,1 --device cuda --arch sm_70", 2, "'sm_70' is no GPU architecture");
   refused("check --shape 1,1048576,1073741823", 3, "GiB of memory");

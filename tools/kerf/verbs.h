@@ -30,7 +30,7 @@ Options& options_of(CLI::App& verb, Run& run, int (*action)(const Options&)) {
 
 /// What check and bench compute the loss of.
 struct InputOptions {
-  std::string shape, model, dtype = "f32", device = "cpu", arch, reduction = "mean", data;
+  std::string shape, model, dtype = "f32", device = "cpu", arch, reduction = "mean", strategy = "automatic", data;
   std::int64_t tokens = 1024;
   std::uint64_t seed = 0;
   double ignored = -1;        // negative: not given
