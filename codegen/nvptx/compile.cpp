@@ -20,15 +20,15 @@ struct Built {
   Code code;
 };
 
-Built build(const ir::Program& program, const Target& target, const Schedule& schedule,
-            const std::optional<WgmmaPlan>& plan, bool& turns_broken) {
+Built build(const ir::Program& program, const Target& target, const Schedule& schedule, const Engine& engine,
+            bool& turns_broken) {
   Built out;
   out.machine = cpu::make_target_machine(target);
   out.module.context = std::make_unique<llvm::LLVMContext>();
   out.module.module = std::make_unique<llvm::Module>(program.name, *out.module.context);
   out.module.module->setTargetTriple(target.triple);
   out.module.module->setDataLayout(out.machine->createDataLayout());
-  Emitter emitter(program, *out.module.module, schedule, plan);
+  Emitter emitter(program, *out.module.module, schedule, engine);
   out.code = emitter.run();
   turns_broken = emitter.turns_broken();
   std::string text;
@@ -38,26 +38,29 @@ Built build(const ir::Program& program, const Target& target, const Schedule& sc
   return out;
 }
 
-/// With the engine of sm_90a where it fits, with as many stages as the shared memory holds.
-Built build(const ir::Program& program, const Target& target, const Schedule& schedule) {
+/// With the engine that fits program and architecture, and as many stages as the shared memory holds.
+Built build(const ir::Program& program, const Target& target, const Schedule& schedule, bool any_stride) {
   const std::int64_t limit = shared_limit(target.cpu);
   bool turns_broken = false;
-  std::optional<WgmmaPlan> plan;
-  if (target.cpu == "sm_90a") plan = plan_wgmma(program, schedule);
-  while (plan && plan->stages >= 2) {
-    const std::int64_t least = plan->stage_bytes() * plan->stages;
-    if (least <= limit) {
-      Built out = build(program, target, schedule, plan, turns_broken);
+  Engine engine;
+  if (target.cpu == "sm_90a" && !any_stride) engine.wgmma = plan_wgmma(program, schedule);
+  if (!engine.wgmma && !any_stride) engine.mma = plan_mma(program, schedule);
+  while (engine.wgmma || engine.mma) {
+    int& stages = engine.wgmma ? engine.wgmma->stages : engine.mma->stages;
+    const std::int64_t stage_bytes = engine.wgmma ? engine.wgmma->stage_bytes() : engine.mma->stage_bytes();
+    if (stages < 2) break;
+    if (stages * stage_bytes <= limit) {
+      Built out = build(program, target, schedule, engine, turns_broken);
       if (turns_broken) {
-        plan->take_turns = false;
+        engine.wgmma->take_turns = false;
         continue;
       }
       if (out.code.shared_bytes <= limit) return out;
     }
     if (schedule.stages > 0) break;
-    --plan->stages;
+    --stages;
   }
-  Built out = build(program, target, schedule, {}, turns_broken);
+  Built out = build(program, target, schedule, Engine{}, turns_broken);
   if (out.code.shared_bytes > limit)
     throw DeviceError(program.name + ": needs " + std::to_string(out.code.shared_bytes / 1024) +
                       " KiB of shared memory, the GPU has " + std::to_string(limit / 1024) +
@@ -67,15 +70,15 @@ Built build(const ir::Program& program, const Target& target, const Schedule& sc
 
 }  // namespace
 
-Code compile(const ir::Program& program, const Target& target, const Schedule& schedule) {
-  Built b = build(program, target, schedule);
+Code compile(const ir::Program& program, const Target& target, const Schedule& schedule, bool any_stride) {
+  Built b = build(program, target, schedule, any_stride);
   cpu::optimize(*b.module.module, *b.machine);
   b.code.ptx = cpu::to_assembly(*b.module.module, *b.machine);
   return b.code;
 }
 
 std::string emit_text(const ir::Program& program, Stage stage, const Target& target, const Schedule& schedule) {
-  if (stage == Stage::llvm) return cpu::to_text(*build(program, target, schedule).module.module);
+  if (stage == Stage::llvm) return cpu::to_text(*build(program, target, schedule, false).module.module);
   return compile(program, target, schedule).ptx;
 }
 

@@ -41,18 +41,20 @@ int own_axis(const ir::Type& a, const ir::Type& b, int none) {
 
 }  // namespace
 
-Layouts::Layouts(const ir::Program& p, int warp_bits, const WgmmaPlan* plan)
-    : axes_(static_cast<int>(p.axes.size())), warp_bits_(warp_bits), groups_alike_(plan != nullptr) {
+Layouts::Layouts(const ir::Program& p, int warp_bits, const Engine& engine)
+    : axes_(static_cast<int>(p.axes.size())), warp_bits_(warp_bits), groups_alike_(engine.wgmma.has_value()) {
   std::vector<int> votes(p.axes.size());
   ir::walk(p.body, [&](const Op& op) {
     if (op.kind == OpKind::dot) {
       const ir::Type &a = p.type(op.operands[0]), &b = p.type(op.operands[1]);
       // A row or column that no axis stands for is not part of how the tile is held: every such thread has a copy.
       const ir::Type& t = p.type(op.results[0]);
-      if (plan) {
-        const Factor &row = plan->product.row, &column = plan->product.column;
-        dots_.emplace_back(
-            t.axes, wgmma_accumulator({row.own, row.extent}, {column.own, column.extent}, plan->slices, warp_bits));
+      if (engine.wgmma || engine.mma) {
+        const Product& product = engine.wgmma ? engine.wgmma->product : engine.mma->product;
+        const ir::AxisExtent row{product.row.own, product.row.extent}, column{product.column.own, product.column.extent};
+        dots_.emplace_back(t.axes, engine.wgmma ? wgmma_accumulator(row, column, engine.wgmma->slices, warp_bits)
+                                                : mma_accumulator(row, column, engine.mma->row_warp_bits,
+                                                                  engine.mma->column_warp_bits));
         return;
       }
       dots_.emplace_back(t.axes, dot(own_axis(a, b, no_row()), own_axis(b, a, no_column()), t).only(t.axes));
@@ -99,23 +101,24 @@ const Layout& Layouts::of(const std::vector<ir::AxisExtent>& axes) const {
 
 // ---- the kernel ----
 
-Emitter::Emitter(const ir::Program& p, llvm::Module& module, const Schedule& schedule,
-                 const std::optional<WgmmaPlan>& plan)
+Emitter::Emitter(const ir::Program& p, llvm::Module& module, const Schedule& schedule, const Engine& engine)
     : p_(p),
       module_(module),
       b_(module.getContext()),
       schedule_(schedule),
-      plan_(plan),
+      plan_(engine.wgmma),
+      mma_(engine.mma),
       layouts_(
           p,
           [&] {
-            if (plan) return 2 + bits_of(plan->groups);
+            if (engine.wgmma) return 2 + bits_of(engine.wgmma->groups);
+            if (engine.mma) return engine.mma->warp_bits();
             std::int64_t largest = 0;
             for (const ir::Type& t : p.values)
               if (t.is_tile()) largest = std::max(largest, t.elements());
             return largest > 8192 ? 3 : 2;
           }(),
-          plan ? &*plan : nullptr),
+          engine),
       warp_bits_(layouts_.warp_bits()),
       reps_(p.values.size()),
       defs_(p.values.size()),
@@ -183,6 +186,8 @@ Code Emitter::run() {
     for_each_instance([&] { region(p_.body); });
   b_.CreateRetVoid();
   code.shared_bytes = shared_most_;
+  if (mma_)
+    for (const Factor* f : {&mma_->product.row, &mma_->product.column}) code.aligned.push_back(f->load->tensor);
   return code;
 }
 
@@ -469,6 +474,7 @@ void Emitter::operation(const Op& op) {
 
 void Emitter::emit_loop_op(const Op& op) {
   if (plan_ && &op == plan_->product.loop) return emit_product(op);
+  if (mma_ && &op == mma_->product.loop) return emit_multistage(op);
   const ir::Region& body = op.regions[0];
   const auto vars = static_cast<std::size_t>(op.loop_vars()), anchors = static_cast<std::size_t>(op.anchors());
   Carried init;

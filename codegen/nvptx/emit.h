@@ -31,13 +31,19 @@ class GpuMath final : public Math {
   cpu::CpuInfo scalar_{.lanes = 1, .registers = 255, .fma = true, .f16c = true, .bf16_dot = false};
 };
 
+/// What makes a program's product; neither: mma.sync or multiply-adds, one dot after the other.
+struct Engine {
+  std::optional<WgmmaPlan> wgmma;
+  std::optional<MmaPlan> mma;
+};
+
 /// Where every kind of tile of a program is held: one layout per set of axes, so that elementwise operations never move
 /// data. The result of a dot has the accumulator layout of mma, a tile over some of its axes the same without the
 /// others, anything else is blocked with its contiguous axis over neighbouring lanes.
 class Layouts {
  public:
-  /// With a plan for wgmma the product's tile is held as its accumulator, other tiles alike by every warpgroup.
-  Layouts(const ir::Program& p, int warp_bits, const WgmmaPlan* plan);
+  /// With an engine the product's tile is held as its accumulator; for wgmma other tiles alike by every warpgroup.
+  Layouts(const ir::Program& p, int warp_bits, const Engine& engine);
   const Layout& of(const std::vector<ir::AxisExtent>& axes) const;
   int warp_bits() const { return warp_bits_; }
   /// The accumulator of a dot with these axes.
@@ -56,8 +62,7 @@ class Layouts {
 
 class Emitter {
  public:
-  /// `plan`: the engine of sm_90a for the program's product; none: mma.sync for every dot.
-  Emitter(const ir::Program& p, llvm::Module& module, const Schedule& schedule, const std::optional<WgmmaPlan>& plan);
+  Emitter(const ir::Program& p, llvm::Module& module, const Schedule& schedule, const Engine& engine);
   /// Adds the kernel and describes it; whether the device has that much shared memory is for the caller to see.
   Code run();
   /// After run: warpgroups that take turns would have waited for each other in what follows the product.
@@ -165,6 +170,11 @@ class Emitter {
   void multiply(const SharedTile& x, const SharedTile& y, DType t, const Layout& l, int row, int column,
                 Registers& acc);
 
+  // multistage.cpp
+  void emit_multistage(const ir::Op& op);
+  void copy_step(const Factor& f, Value* at, Value* step);
+  Registers multiply_stage(const Registers& acc, Value* rows_at, Value* columns_at);
+
   // wgmma.cpp: warpgroups of two kinds
   struct Ring {  // stage and parity at hand, i32 in stack slots that LLVM turns into registers
     Value *stage = nullptr, *parity = nullptr;
@@ -193,6 +203,7 @@ class Emitter {
   llvm::IRBuilder<> b_;
   Schedule schedule_;
   std::optional<WgmmaPlan> plan_;
+  std::optional<MmaPlan> mma_;
   std::int64_t shared_now_ = 0, shared_most_ = 0, staging_at_ = 0, barriers_at_ = 0;
   std::vector<TensorMap> maps_;
   Ring ring_;               // of the warpgroups that multiply

@@ -117,4 +117,21 @@ std::optional<WgmmaPlan> plan_wgmma(const ir::Program& p, const Schedule& schedu
   return plan;
 }
 
+std::optional<MmaPlan> plan_mma(const ir::Program& p, const Schedule& schedule) {
+  const auto product = find_product(p);
+  if (!product || (product->dtype != DType::bf16 && product->dtype != DType::f16)) return {};
+  const std::int64_t rows = product->row.extent, columns = product->column.extent;
+  const auto power_of_two = [](std::int64_t x) { return (x & (x - 1)) == 0; };
+  if (product->turn % MmaPlan::step != 0 || !power_of_two(rows) || !power_of_two(columns) || rows < 64 ||
+      columns < 64 || rows * columns > 128 * 256)
+    return {};
+  MmaPlan plan;
+  plan.product = *product;
+  plan.stages = schedule.stages > 0 ? schedule.stages : 4;
+  // Four warps, or eight for more than 128 accumulators in each thread; their parts as square as can be.
+  plan.row_warp_bits = plan.column_warp_bits = 1;
+  if (rows * columns > 128 * 128) (rows > columns ? plan.row_warp_bits : plan.column_warp_bits) = 2;
+  return plan;
+}
+
 }  // namespace kerf::codegen::nvptx

@@ -50,8 +50,22 @@ struct WgmmaPlan {
   int copy_registers() const { return groups == 3 ? 32 : 24; }
   int multiply_registers() const { return groups == 3 ? 160 : 240; }
 };
-/// None where the program has no product, or one that this engine's instructions do not fit. `stages`: 0 for as many as
-/// `shared_bytes` hold beside what else the program needs.
+/// None where the program has no product, or one that this engine's instructions do not fit. `stages` is the most that
+/// are of use; the caller takes fewer where shared memory is short. Here and below.
 std::optional<WgmmaPlan> plan_wgmma(const ir::Program& p, const Schedule& schedule);
+
+/// How the engine of sm_80 makes a product: every thread copies its share of what comes `stages` - 1 steps later by
+/// cp.async, then all multiply by mma.sync from fragments that ldmatrix reads.
+struct MmaPlan {
+  Product product;
+  int row_warp_bits = 0, column_warp_bits = 0;  // each warp has a part of the tile
+  int stages = 0;
+
+  static constexpr std::int64_t step = 64;  // elements of k in a stage
+  std::int64_t row_bytes() const { return product.row.extent * step * 2; }
+  std::int64_t stage_bytes() const { return row_bytes() + product.column.extent * step * 2; }
+  int warp_bits() const { return row_warp_bits + column_warp_bits; }
+};
+std::optional<MmaPlan> plan_mma(const ir::Program& p, const Schedule& schedule);
 
 }  // namespace kerf::codegen::nvptx

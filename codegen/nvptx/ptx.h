@@ -27,11 +27,13 @@ struct Code {
   std::int64_t shared_bytes = 0;  // dynamic shared memory
   std::int64_t argument_words = 0;
   std::vector<TensorMap> maps;
+  std::vector<int> aligned;  // tensors that are read 16 bytes at a time: like the maps' they must fit, see below
 };
 
-/// `program` has been through the passes. Throws DeviceError when it does not fit the architecture: which limit, how
-/// much is needed, how much there is, what would help.
-Code compile(const ir::Program& program, const Target& target, const Schedule& schedule);
+/// `program` has been through the passes. What is read by TMA or 16 bytes at a time must begin at a multiple of 16 bytes
+/// and have rows a multiple of 16 bytes apart; with `any_stride` nothing is, and the code is slower. Throws DeviceError
+/// when the program does not fit the architecture: which limit, how much is needed, how much there is, what would help.
+Code compile(const ir::Program& program, const Target& target, const Schedule& schedule, bool any_stride = false);
 /// LLVM IR as handed to LLVM's optimizer (Stage::llvm) or PTX (Stage::assembly).
 std::string emit_text(const ir::Program& program, Stage stage, const Target& target, const Schedule& schedule);
 

@@ -58,6 +58,7 @@ LoadedCode::LoadedCode(std::shared_ptr<const Device> device, const ir::Program& 
     : module_(std::move(device), code.ptx, program.name),
       function_(module_.function(code.entry, code.threads, code.shared_bytes)),
       maps_(code.maps),
+      aligned_(code.aligned),
       argument_words_(code.argument_words) {
   const std::int64_t bytes = static_cast<std::int64_t>(maps_.size() * sizeof(api::TensorMapBits)) + 8 * argument_words_;
   if (bytes > parameter_limit)
@@ -66,9 +67,11 @@ LoadedCode::LoadedCode(std::shared_ptr<const Device> device, const ir::Program& 
 }
 
 std::string LoadedCode::unfit(const ir::Program& program, const ir::Bound& bound) const {
-  for (const codegen::nvptx::TensorMap& map : maps_) {
-    const std::string why = unfit_for_map(matrix(program, bound, map.tensor));
-    if (!why.empty()) return fmt::format("{}: {}", program.tensors[static_cast<std::size_t>(map.tensor)].name, why);
+  std::vector<int> tensors = aligned_;
+  for (const codegen::nvptx::TensorMap& map : maps_) tensors.push_back(map.tensor);
+  for (int t : tensors) {
+    const std::string why = unfit_for_map(matrix(program, bound, t));
+    if (!why.empty()) return fmt::format("{}: {}", program.tensors[static_cast<std::size_t>(t)].name, why);
   }
   return {};
 }
@@ -110,6 +113,7 @@ KernelResources LoadedCode::resources() const {
 CompiledProgram::CompiledProgram(std::shared_ptr<const Device> device, const ir::Program& program, const Target& target,
                                  const Schedule& schedule)
     : device_(std::move(device)),
+      target_(target),
       schedule_(schedule),
       code_(device_, program, codegen::nvptx::compile(program, target, schedule)) {}
 
@@ -119,8 +123,8 @@ void CompiledProgram::launch(const ir::Program& program, const ir::Bound& bound,
   if (code_.unfit(program, bound).empty()) return code_.launch(program, bound, stream);
   // Loading is allowed while a stream is being captured.
   std::call_once(plain_once_, [&] {
-    const Target plain = Target::cuda("sm_80");
-    plain_ = std::make_unique<const LoadedCode>(device_, program, codegen::nvptx::compile(program, plain, schedule_));
+    plain_ = std::make_unique<const LoadedCode>(device_, program,
+                                                codegen::nvptx::compile(program, target_, schedule_, true));
   });
   plain_->launch(program, bound, stream);
 }

@@ -19,7 +19,7 @@ class LoadedCode {
  public:
   LoadedCode(std::shared_ptr<const Device> device, const ir::Program& program, const codegen::nvptx::Code& code);
 
-  /// Which tensor cannot be read through the tensor maps that the code wants, and why; empty: all can.
+  /// Which tensor cannot be read as the code wants (through a tensor map, 16 bytes at a time), and why; empty: all can.
   std::string unfit(const ir::Program& program, const ir::Bound& bound) const;
   void launch(const ir::Program& program, const ir::Bound& bound, Stream stream) const;
   KernelResources resources() const;
@@ -29,11 +29,12 @@ class LoadedCode {
   Module module_;
   Function function_;
   std::vector<codegen::nvptx::TensorMap> maps_;
+  std::vector<int> aligned_;
   std::int64_t argument_words_ = 0;
 };
 
-/// A program compiled for a device. Code that reads through tensor maps (sm_90a) has a second form without them for
-/// tensors that no map can describe, compiled when first needed.
+/// A program compiled for a device. Code that reads matrices 16 bytes or a box at a time has a second form for tensors
+/// that lie otherwise, compiled when first needed.
 class CompiledProgram {
  public:
   CompiledProgram(std::shared_ptr<const Device> device, const ir::Program& program, const Target& target,
@@ -46,6 +47,7 @@ class CompiledProgram {
 
  private:
   std::shared_ptr<const Device> device_;
+  Target target_;
   Schedule schedule_;
   LoadedCode code_;
   mutable std::once_flag plain_once_;
