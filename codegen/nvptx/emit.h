@@ -191,9 +191,9 @@ class Emitter {
   void copy_box(const Factor& f, int map, std::int64_t offset, Value* step, const Ring& ring);
   void emit_product(const ir::Op& op);
   Registers multiply_step(const Registers& acc, bool fresh, const Ring& ring, int left_in_flight);
-  Registers wait_for_products(const Registers& acc);
+  /// Each register goes through the wait, so that no use of one can move above it.
+  Registers wait_with(const Registers& acc, const std::string& text, const std::vector<Value*>& more);
   void release(Value* stage);
-  void begin_turn();
   void end_turn();
   void group_barrier();
   bool store_by_box(const ir::Op& op);

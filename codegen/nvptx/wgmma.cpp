@@ -221,13 +221,15 @@ Emitter::Registers Emitter::multiply_step(const Registers& acc, bool fresh, cons
   return out;
 }
 
-Emitter::Registers Emitter::wait_for_products(const Registers& acc) {
-  // Each register goes through the wait, so that no use of one can move above it.
+Emitter::Registers Emitter::wait_with(const Registers& acc, const std::string& text, const std::vector<Value*>& more) {
   std::string constraints;
   for (std::size_t i = 0; i < acc.size(); ++i) constraints += "=f,";
   for (std::size_t i = 0; i < acc.size(); ++i) constraints += std::to_string(i) + ",";
+  for (std::size_t i = 0; i < more.size(); ++i) constraints += "r,";
+  std::vector<Value*> args = acc;
+  args.insert(args.end(), more.begin(), more.end());
   auto* type = llvm::StructType::get(b_.getContext(), std::vector<llvm::Type*>(acc.size(), b_.getFloatTy()));
-  Value* all = asm_call(type, "wgmma.wait_group.sync.aligned 0;", constraints + "~{memory}", acc, true);
+  Value* all = asm_call(type, text, constraints + "~{memory}", args, true);
   Registers out;
   for (std::size_t i = 0; i < acc.size(); ++i) out.push_back(b_.CreateExtractValue(all, static_cast<unsigned>(i)));
   return out;
@@ -272,19 +274,23 @@ void Emitter::emit_product(const Op& op) {
         return next;
       },
       false);
-  acc = wait_for_products(acc);
+  acc = wait_with(acc, "wgmma.wait_group.sync.aligned 0;", {});
   if (peel)
     release(before(now()));
   else
     emit_branch(b_, b_.CreateICmpSGT(steps, c64(0)), [&] { release(before(now())); });
+  if (plan_->take_turns) {
+    // ptxas would move arithmetic above a bare barrier, and with it what the turns are for; it moves none above a loop.
+    // This one is never made twice: a grid has at least one block in every dimension.
+    Value* blocks = b_.CreateIntrinsic(llvm::Intrinsic::nvvm_read_ptx_sreg_nctaid_y, {}, {});
+    acc = wait_with(acc,
+                    fmt::format("{{ .reg .pred again; TURN: bar.sync ${}, 256; setp.eq.u32 again, ${}, 0; "
+                                "@again bra TURN; }}",
+                                2 * acc.size(), 2 * acc.size() + 1),
+                    {b_.CreateAdd(group_, c32(turn_barrier)), blocks});
+    in_turn_ = true;
+  }
   rep(op.results[0]).registers = acc;
-  begin_turn();
-}
-
-void Emitter::begin_turn() {
-  if (!plan_->take_turns) return;
-  asm_call(b_.getVoidTy(), "bar.sync $0, 256;", "r,~{memory}", {b_.CreateAdd(group_, c32(turn_barrier))}, true);
-  in_turn_ = true;
 }
 
 void Emitter::end_turn() {
