@@ -133,9 +133,14 @@ Program DevicePrograms::record(DeviceProgram which) const {
   throw InternalError("DevicePrograms::record: no such program");
 }
 
+Schedule DevicePrograms::schedule(DeviceProgram which) const {
+  const bool forward = which == DeviceProgram::lse_forward || which == DeviceProgram::lse_forward_run;
+  return forward ? Schedule{.band = static_cast<int>(blocks_.band)} : Schedule{};
+}
+
 const Kernel& DevicePrograms::kernel(DeviceProgram which) {
   const auto i = static_cast<std::size_t>(which);
-  std::call_once(compiled_[i], [&] { kernels_[i] = compile(record(which), target_, {}, desc_.device); });
+  std::call_once(compiled_[i], [&] { kernels_[i] = compile(record(which), target_, schedule(which), desc_.device); });
   return kernels_[i];
 }
 

@@ -62,6 +62,7 @@ class DevicePrograms {
   std::vector<DeviceProgram> all() const;
   static std::string_view name(DeviceProgram which);
   Program record(DeviceProgram which) const;
+  Schedule schedule(DeviceProgram which) const;
   /// Compiles it on first use for the device of the plan: one caller does, others wait.
   const Kernel& kernel(DeviceProgram which);
 
