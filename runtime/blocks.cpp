@@ -13,14 +13,17 @@ std::int64_t clip(std::int64_t block, std::int64_t axis) { return std::min(block
 
 }  // namespace
 
-DeviceBlocks choose_gpu_blocks(const kernels::Shape& s) {
+Target target_of(const PlanDesc& desc) { return desc.arch.empty() ? Target::of(desc.device) : Target::cuda(desc.arch); }
+
+DeviceBlocks choose_gpu_blocks(const kernels::Shape& s, const Target& target) {
   const auto power = [](std::int64_t most, std::int64_t axis) {
     std::int64_t b = 64;
     while (b < most && b < axis) b *= 2;
     return std::min(b, most);
   };
-  if (s.dtype == f32 || s.hidden % 8 != 0) {  // nothing here is read in boxes
-    const kernels::Blocks b{.n = 64, .v = 64, .d = 32, .split = 8};
+  const bool tensor_cores = s.dtype != f32;
+  if (!tensor_cores || s.hidden % 8 != 0 || target.cpu != "sm_90a") {
+    const kernels::Blocks b{.n = 64, .v = 64, .d = tensor_cores ? 64 : 32, .split = 8};
     return {.forward = b, .backward = b, .grad_e_d = 64, .grad_c_d = 64};
   }
   const kernels::Blocks b{.n = 128, .v = power(256, s.vocabulary), .d = 64, .split = 8};

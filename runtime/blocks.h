@@ -2,6 +2,7 @@
 #pragma once
 
 #include "kerf/kernel.h"
+#include "kerf/loss.h"
 #include "lib/kernels/kernels.h"
 
 namespace kerf::runtime {
@@ -20,7 +21,9 @@ struct DeviceBlocks {
   std::int64_t grad_e_d, grad_c_d;  // hidden, in the products with dz
   std::int64_t band = 24;           // row blocks whose e stays near while columns pass
 };
-/// For a GPU, whose tiles want powers of two.
-DeviceBlocks choose_gpu_blocks(const kernels::Shape& shape);
+/// For a GPU, whose tiles want powers of two; large ones where its code reads tensors in boxes.
+DeviceBlocks choose_gpu_blocks(const kernels::Shape& shape, const Target& target);
+/// What a plan's programs are compiled for.
+Target target_of(const PlanDesc& desc);
 
 }  // namespace kerf::runtime

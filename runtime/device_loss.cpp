@@ -95,13 +95,6 @@ struct DeviceLoss::Call {
                                                     {"target", at(s.target, i32, {P})}}});
   }
 
-  /// e[rows] for `count` rows; `rows` holds -1 where there is none.
-  TensorRef compact_rows(const TensorRef& e, const std::int64_t* rows, std::int64_t count, std::byte* to) const {
-    const TensorRef compact = at(to, e.dtype, {count, e.shape[1]});
-    run(DeviceProgram::compact_rows, {.tensors = {{"e", e}, {"rows", at(rows, i64, {count})}, {"compact", compact}}});
-    return compact;
-  }
-
   /// All tiles of the row blocks that `sizes` leaves of `rows` rows, and the columns [first, last).
   TileListRef list(DeviceProgram which, const ListSpace& space, std::int64_t rows, std::int64_t first,
                    std::int64_t last, const std::int64_t* device_rows) const {
@@ -214,9 +207,10 @@ void DeviceLoss::forward(const ForwardArgs& a, Stream stream) {
   const TensorRef part_max = call.at(space.part_max, f32, {S, step}),
                   part_sum = call.at(space.part_sum, f32, {S, step});
   const TensorRef part_target = call.at(space.part_target, f32, {S, step});
+  const TensorRef compact = call.at(space.compact, desc_.dtype, {step, desc_.hidden});
   for (std::int64_t i = 0; i < blocks_of(N, step); ++i) {
     const TensorRef rows = call.at(s.rows + i * step, i64, {step}), target = call.at(s.target + i * step, i32, {step});
-    const TensorRef compact = call.compact_rows(e, s.rows + i * step, step, space.compact);
+    call.run(DeviceProgram::compact_rows, {.tensors = {{"e", e}, {"rows", rows}, {"compact", compact}}});
     call.run(runs_of_blocks(N) ? DeviceProgram::lse_forward_run : DeviceProgram::lse_forward,
              {.tensors = {{"e", compact},
                           {"c", c},
@@ -246,15 +240,16 @@ void DeviceLoss::backward(const BackwardArgs& a, Stream stream) {
       check_backward(desc_, a, [&](std::int64_t rows) { return workspace(rows, true); });
   if (desc_.check_labels) check_on_host(labels, name, stream);
   if (!de.given() && !dc.given()) return;
-  const std::int64_t N = labels.rows, P = label_blocks(N) * kernels::label_block, D = desc_.hidden;
+  const std::int64_t N = labels.rows, D = desc_.hidden;
   const Ranges all = ranges(N);
   const DeviceBackwardSpace space = lay_out_device_backward(memory, desc_, N, programs_, all);
   const LabelSpace& s = space.labels;
   const Call call{*this, stream};
   call.compact_labels(labels, s);
 
-  const TensorRef rows = call.at(s.rows, i64, {P}), target = call.at(s.target, i32, {P}),
-                  g = call.at(space.g, f32, {P});
+  // Arrays over the valid rows are told as long as the rows of e, which a copy in `de` has.
+  const TensorRef rows = call.at(s.rows, i64, {N}), target = call.at(s.target, i32, {N}),
+                  g = call.at(space.g, f32, {N});
   const TensorRef valid = call.at(s.valid, i64, {}), scale = call.at(space.scale, f32, {});
   const std::vector<std::pair<std::string, const std::int64_t*>> sizes = {{"N", s.valid}};
   LaunchArgs upstream{.tensors = {{"g", g}}, .device_sizes = sizes};
@@ -267,23 +262,37 @@ void DeviceLoss::backward(const BackwardArgs& a, Stream stream) {
   call.run(grad_loss.given() ? DeviceProgram::upstream : DeviceProgram::upstream_one, upstream);
   if (desc_.dtype == f16)
     call.run(DeviceProgram::scale_upstream, {.tensors = {{"g", g}, {"scale", scale}}, .device_sizes = sizes});
-  if (de.given()) call.run(DeviceProgram::clear_rows, {.tensors = {{"label", call.at(s.label, i32, {N})}, {"de", de}}});
 
-  const bool compact = programs_.compact_backward();
-  const TensorRef x = compact ? call.compact_rows(e, s.rows, P, space.compact) : e;
+  const bool several = all.count() > 1;
+  const bool in_de = desc_.strategy == Strategy::min_memory && several && de.given();
+  const TensorRef compact = in_de ? de : call.at(space.compact, desc_.dtype, {N, D});
+  call.run(DeviceProgram::compact_rows, {.tensors = {{"e", e}, {"rows", rows}, {"compact", compact}}});
   const kernels::Blocks& b = programs_.blocks().backward;
   for (int range = 0; range < all.count(); ++range) {
     const std::int64_t begin = range * all.width, end = std::min(begin + all.width, all.columns);
-    const TileListRef kept = call.list(DeviceProgram::list_kept, space.kept, P, begin, end, s.valid);
+    const TileListRef kept = call.list(DeviceProgram::list_kept, space.kept, N, begin, end, s.valid);
     const TensorRef dz = call.at(space.dz, desc_.dtype, {kept.count * b.v * b.n});
-    call.run(DeviceProgram::grad_tiles,
-             {.tensors = {{"e", x}, {"c", c}, {"rows", rows}, {"target", target}, {"lse", lse}, {"g", g}, {"dz", dz}},
-              .lists = {{"kept", kept}},
-              .device_sizes = sizes});
-    if (de.given()) {
-      const bool several = all.count() > 1, first = range == 0, last = range + 1 == all.count();
+    call.run(
+        DeviceProgram::grad_tiles,
+        {.tensors = {{"e", compact}, {"c", c}, {"rows", rows}, {"target", target}, {"lse", lse}, {"g", g}, {"dz", dz}},
+         .lists = {{"kept", kept}},
+         .device_sizes = sizes});
+    if (dc.given()) {
+      const TileListRef written = call.list(DeviceProgram::list_written, space.written, D, begin, end, nullptr);
+      LaunchArgs args{.tensors = {{"e", compact}, {"dz", dz}, {"dc", dc}},
+                      .lists = {{"kept", kept}, {"written", written}},
+                      .device_sizes = sizes};
+      if (desc_.dtype == f16) args.tensors.emplace_back("scale", scale);
+      const bool mixed = dc.dtype != desc_.dtype;
+      call.run(mixed             ? a.accumulate_dc ? DeviceProgram::grad_c_f32_add : DeviceProgram::grad_c_f32
+               : a.accumulate_dc ? DeviceProgram::grad_c_add
+                                 : DeviceProgram::grad_c,
+               args);
+    }
+    if (de.given()) {  // after all that reads the copy of e in its place
+      const bool first = range == 0, last = range + 1 == all.count();
       LaunchArgs args{.tensors = {{"c", c}, {"dz", dz}}, .lists = {{"kept", kept}}, .device_sizes = sizes};
-      if (several) args.tensors.emplace_back("sum", call.at(space.sum, f32, {P, D}));
+      if (several) args.tensors.emplace_back("sum", call.at(space.sum, f32, {N, D}));
       if (last) {
         args.tensors.insert(args.tensors.end(), {{"rows", rows}, {"de", de}});
         if (desc_.dtype == f16) args.tensors.emplace_back("scale", scale);
@@ -294,20 +303,8 @@ void DeviceLoss::backward(const BackwardArgs& a, Stream stream) {
                         : DeviceProgram::grad_e_add,
                args);
     }
-    if (dc.given()) {
-      const TileListRef written = call.list(DeviceProgram::list_written, space.written, D, begin, end, nullptr);
-      LaunchArgs args{.tensors = {{"e", x}, {"dz", dz}, {"dc", dc}},
-                      .lists = {{"kept", kept}, {"written", written}},
-                      .device_sizes = sizes};
-      if (!compact) args.tensors.emplace_back("rows", rows);
-      if (desc_.dtype == f16) args.tensors.emplace_back("scale", scale);
-      const bool mixed = dc.dtype != desc_.dtype;
-      call.run(mixed             ? a.accumulate_dc ? DeviceProgram::grad_c_f32_add : DeviceProgram::grad_c_f32
-               : a.accumulate_dc ? DeviceProgram::grad_c_add
-                                 : DeviceProgram::grad_c,
-               args);
-    }
   }
+  if (de.given()) call.run(DeviceProgram::clear_rows, {.tensors = {{"label", call.at(s.label, i32, {N})}, {"de", de}}});
 }
 
 }  // namespace kerf::runtime

@@ -6,8 +6,9 @@
 //             begin_losses: 0 or NaN for the others
 //             compact_rows, lse_forward, combine: for all rows at once, or with min_memory a few at a time
 //             sum_losses, finish_loss: mean or sum
-//   backward  labels as above; upstream (and scale_upstream for f16): g; clear_rows: de of rows without a label
-//             for each range of the vocabulary: list_tiles, grad_tiles, grad_e, list_tiles, grad_c
+//   backward  labels as above; upstream (and scale_upstream for f16): g; compact_rows, with min_memory into de
+//             for each range of the vocabulary: list_tiles, grad_tiles, list_tiles, grad_c, grad_e
+//             clear_rows: de of rows without a label
 #pragma once
 
 #include <cstddef>

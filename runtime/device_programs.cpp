@@ -41,7 +41,7 @@ kernels::Blocks with_split(kernels::Blocks b, std::int64_t split) {
 }  // namespace
 
 DevicePrograms::DevicePrograms(const PlanDesc& desc, const DeviceBlocks& blocks)
-    : desc_(desc), blocks_(blocks), target_(desc.arch.empty() ? Target::of(desc.device) : Target::cuda(desc.arch)) {}
+    : desc_(desc), blocks_(blocks), target_(target_of(desc)) {}
 
 std::string_view DevicePrograms::name(DeviceProgram which) { return names[static_cast<std::size_t>(which)]; }
 
@@ -74,8 +74,6 @@ Program DevicePrograms::record(DeviceProgram which) const {
   constexpr std::int64_t few = 16, many = 256;  // rows and columns of a program that copies or clears
   const kernels::Blocks &forward = blocks_.forward, &backward = blocks_.backward;
   const kernels::Shape compact{desc_.vocabulary, desc_.hidden, desc_.dtype, true};
-  kernels::Shape again = compact;
-  again.compact = compact_backward();
   const auto label_rows = [&](bool packed, DType target, DType cu_seqlens) {
     return kernels::label_rows({.target = target,
                                 .packed = packed,
@@ -94,7 +92,7 @@ Program DevicePrograms::record(DeviceProgram which) const {
     return kernels::grad_e(compact, with_d(backward, blocks_.grad_e_d), from_sum, to_sum);
   };
   const auto grad_c = [&](DType out, bool accumulate) {
-    return kernels::grad_c(again, with_d(backward, blocks_.grad_c_d), out, accumulate);
+    return kernels::grad_c(compact, with_d(backward, blocks_.grad_c_d), out, accumulate);
   };
   switch (which) {
     case DeviceProgram::label_rows_i32: return label_rows(false, i32, i64);
@@ -120,7 +118,7 @@ Program DevicePrograms::record(DeviceProgram which) const {
     case DeviceProgram::list_written:
       return kernels::list_tiles(blocks_.grad_c_d, (desc_.hidden + blocks_.grad_c_d - 1) / blocks_.grad_c_d);
     case DeviceProgram::clear_rows: return kernels::clear_rows(compact, few, many);
-    case DeviceProgram::grad_tiles: return kernels::grad_tiles(again, backward);
+    case DeviceProgram::grad_tiles: return kernels::grad_tiles(compact, backward);
     case DeviceProgram::grad_e: return grad_e(false, false);
     case DeviceProgram::grad_e_begin: return grad_e(false, true);
     case DeviceProgram::grad_e_add: return grad_e(true, true);

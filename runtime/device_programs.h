@@ -56,8 +56,6 @@ class DevicePrograms {
   const DeviceBlocks& blocks() const { return blocks_; }
   /// Rows of a pass of the forward; 0: all.
   std::int64_t chunk() const { return desc_.strategy == Strategy::min_memory ? blocks_.forward.n : 0; }
-  /// Whether the backward copies the valid rows of e; else it gathers them.
-  bool compact_backward() const { return desc_.strategy != Strategy::min_memory; }
   /// Those that a plan of this kind may call.
   std::vector<DeviceProgram> all() const;
   static std::string_view name(DeviceProgram which);

@@ -71,10 +71,12 @@ DeviceBackwardSpace lay_out_device_backward(std::byte* memory, const PlanDesc& d
   const kernels::Blocks& b = blocks.backward;
   s.labels = take_labels(carve, rows);
   const std::int64_t P = label_blocks(rows) * kernels::label_block, row_blocks = blocks_of(P, b.n);
-  if (programs.compact_backward()) s.compact = carve.take<std::byte>(P, desc.hidden, size_of(desc.dtype));
+  const bool save = desc.strategy == Strategy::min_memory;
+  if (!save) s.compact = carve.take<std::byte>(P, desc.hidden, size_of(desc.dtype));
   s.g = carve.take<float>(P);
   s.scale = carve.take<float>(1);
-  if (ranges.count() > 1) s.sum = carve.take<float>(P, desc.hidden);
+  if (save || ranges.count() > 1) s.sum = carve.take<float>(P, desc.hidden);
+  if (save) s.compact = reinterpret_cast<std::byte*>(s.sum);
   const std::int64_t hidden_blocks = blocks_of(desc.hidden, blocks.grad_c_d);
   const auto numbered = [&](std::int64_t blocks_down) {  // tiles are numbered in 32 bits
     return blocks_down <= std::numeric_limits<std::int32_t>::max() / ranges.width;

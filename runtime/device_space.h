@@ -48,10 +48,10 @@ struct ListSpace {
 };
 struct DeviceBackwardSpace {
   LabelSpace labels;
-  std::byte* compact;  // [P, D], if the backward compacts
+  std::byte* compact;  // [P, D]; with min_memory where `sum` lies, for calls that leave that alone
   float* g;            // [P]
   float* scale;        // [1]
-  float* sum;          // [P, D] with more than one range
+  float* sum;          // [P, D] with more than one range, or min_memory
   ListSpace kept, written;
   std::byte* dz;
   std::size_t bytes;

@@ -108,7 +108,7 @@ struct Plan::Impl {
       : desc(checked(d)), pool(std::move(p)), programs({d.vocabulary, d.hidden, d.dtype}) {
     if (desc.device.type == DeviceType::cuda)
       device = std::make_unique<runtime::DeviceLoss>(
-          desc, runtime::choose_gpu_blocks({desc.vocabulary, desc.hidden, desc.dtype}));
+          desc, runtime::choose_gpu_blocks({desc.vocabulary, desc.hidden, desc.dtype}, runtime::target_of(desc)));
   }
 
   kernels::Shape shape() const { return {desc.vocabulary, desc.hidden, desc.dtype}; }

@@ -65,7 +65,7 @@ Program label_rows(const LabelRule& rule) {
   Tile sequence = row / p.size(T), at = row - sequence * p.size(T) + rule.shift;
   Tile counts = row < p.size(B) * p.size(T) && at < p.size(T);
   if (rule.packed) {
-    Tile ends = p.loop(C, 32, full(r, l, 0, boolean), [&](Block c, Tile before) {
+    Tile ends = p.loop(C, 8, full(r, l, 0, boolean), [&](Block c, Tile before) {
       Tile end = cast(load(cu_seqlens, c.index(), full(c, 0, i64), fill(-1)), i64);
       return before || reduce_any(row < end && end <= row + rule.shift, C);
     });

@@ -6,6 +6,7 @@
 
 #include "kerf/kernel.h"
 #include "lib/kernels/kernels.h"
+#include "runtime/device_programs.h"
 #include "tests/support/random_program.h"
 #include "tools/support/ptxas.h"
 
@@ -86,6 +87,21 @@ TEST_CASE("ptx: on sm_90a what the product does not fit is multiplied as on olde
   CHECK(!has(text(kernels::lse_forward(scattered(shape), good)), "wgmma"));
   CHECK(!has(text(kernels::lse_forward(single(shape), short_steps)), "wgmma"));
   CHECK(!has(text(kernels::lse_forward(shape, short_steps)), "wgmma"));
+}
+
+TEST_CASE("ptx: every program of a loss on a device assembles and keeps everything in registers") {
+  for (const std::string arch : {"sm_80", "sm_90a"})
+    for (DType t : {f32, bf16, f16})
+      for (std::int64_t V : {256000, 100}) {
+        const PlanDesc desc{.hidden = 2304, .vocabulary = V, .dtype = t, .shift = 1};
+        const Target target = Target::cuda(arch);
+        const runtime::DevicePrograms programs(desc, runtime::choose_gpu_blocks({V, 2304, t}, target));
+        for (runtime::DeviceProgram which : programs.all()) {
+          CAPTURE(runtime::DevicePrograms::name(which));
+          const Program p = programs.record(which);
+          check_assembly(p, emit(p, Stage::assembly, target), arch);
+        }
+      }
 }
 
 TEST_CASE("ptx: random programs assemble for the oldest and the newest architecture") {

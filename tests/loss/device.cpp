@@ -136,7 +136,7 @@ TEST_CASE_TEMPLATE("device loss: min_memory in every reduction, with ignored row
 
 TEST_CASE("device loss: min_memory at the size of Gemma 2 stays below what it promises") {
   const PlanDesc desc{.hidden = 2304, .vocabulary = 256000, .dtype = bf16, .strategy = Strategy::min_memory};
-  const runtime::DeviceLoss loss(desc, runtime::choose_gpu_blocks({256000, 2304, bf16}),
+  const runtime::DeviceLoss loss(desc, runtime::choose_gpu_blocks({256000, 2304, bf16}, Target::cuda("sm_90a")),
                                  std::make_shared<ThreadPool>(1));
   CHECK(loss.workspace(8192, false) <= (std::size_t{11} << 20) / 10);
   CHECK(loss.workspace(8192, true) <= std::size_t{96} << 20);
@@ -145,7 +145,7 @@ TEST_CASE("device loss: min_memory at the size of Gemma 2 stays below what it pr
 TEST_CASE("device loss: the backward keeps below workspace_limit, 1 GiB unless told") {
   for (std::size_t limit : {std::size_t{0}, std::size_t{256} << 20}) {
     const PlanDesc desc{.hidden = 2304, .vocabulary = 256000, .dtype = bf16, .workspace_limit = limit};
-    const runtime::DeviceLoss loss(desc, runtime::choose_gpu_blocks({256000, 2304, bf16}),
+    const runtime::DeviceLoss loss(desc, runtime::choose_gpu_blocks({256000, 2304, bf16}, Target::cuda("sm_90a")),
                                    std::make_shared<ThreadPool>(1));
     const std::size_t most = limit ? limit : std::size_t{1} << 30;
     CHECK(loss.workspace(8192, true) <= most);

@@ -7,7 +7,6 @@
 
 #include "lib/kernels/kernels.h"
 #include "lib/kernels/reference.h"
-#include "runtime/device_programs.h"
 #include "tests/support/run.h"
 
 using namespace kerf;
@@ -291,17 +290,4 @@ TEST_CASE("list_tiles: every tile of the columns once, in bands of rows, and eac
           walk(s.columns, column_begin, column_items, by_column, by_row);
         });
   }
-}
-
-TEST_CASE("device programs: each becomes PTX, for blocks of a GPU and every kind of plan") {
-  for (Strategy strategy : {Strategy::exact_recompute, Strategy::min_memory})
-    for (DType dtype : {f32, bf16, f16}) {
-      const PlanDesc desc{.hidden = 256, .vocabulary = 1000, .dtype = dtype, .shift = 1, .strategy = strategy};
-      const runtime::DevicePrograms programs(desc, runtime::choose_gpu_blocks({1000, 256, dtype}));
-      for (runtime::DeviceProgram which : programs.all()) {
-        CAPTURE(runtime::DevicePrograms::name(which));
-        CHECK(emit(programs.record(which), Stage::assembly, Target::cuda("sm_90a")).find(".entry") !=
-              std::string::npos);
-      }
-    }
 }
