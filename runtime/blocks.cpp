@@ -15,19 +15,23 @@ std::int64_t clip(std::int64_t block, std::int64_t axis) { return std::min(block
 
 Target target_of(const PlanDesc& desc) { return desc.arch.empty() ? Target::of(desc.device) : Target::cuda(desc.arch); }
 
-DeviceBlocks choose_gpu_blocks(const kernels::Shape& s, const Target& target) {
+bool reads_in_boxes(const kernels::Shape& s, const Target& target) {
+  return s.dtype != f32 && s.hidden % 8 == 0 && target.cpu == "sm_90a";
+}
+
+DeviceBlocks choose_boxed_blocks(const kernels::Shape& s) {
   const auto power = [](std::int64_t most, std::int64_t axis) {
     std::int64_t b = 64;
     while (b < most && b < axis) b *= 2;
-    return std::min(b, most);
+    return b;
   };
-  const bool tensor_cores = s.dtype != f32;
-  if (!tensor_cores || s.hidden % 8 != 0 || target.cpu != "sm_90a") {
-    const kernels::Blocks b{.n = 64, .v = 64, .d = tensor_cores ? 64 : 32, .split = 8};
-    return {.forward = b, .backward = b, .grad_e_d = 64, .grad_c_d = 64};
-  }
   const kernels::Blocks b{.n = 128, .v = power(256, s.vocabulary), .d = 64, .split = 8};
   return {.forward = b, .backward = b, .grad_e_d = power(256, s.hidden), .grad_c_d = power(128, s.hidden)};
+}
+
+DeviceBlocks choose_plain_blocks(const kernels::Shape& s) {
+  const kernels::Blocks b{.n = 64, .v = 64, .d = s.dtype == f32 ? 32 : 64, .split = 8};
+  return {.forward = b, .backward = b, .grad_e_d = 64, .grad_c_d = 64};
 }
 
 PlanBlocks choose_blocks(const kernels::Shape& s) {

@@ -21,8 +21,11 @@ struct DeviceBlocks {
   std::int64_t grad_e_d, grad_c_d;  // hidden, in the products with dz
   std::int64_t band = 24;           // row blocks whose e stays near while columns pass
 };
-/// For a GPU, whose tiles want powers of two; large ones where its code reads tensors in boxes.
-DeviceBlocks choose_gpu_blocks(const kernels::Shape& shape, const Target& target);
+/// For a GPU, whose tiles want powers of two: those of code that reads tensors in boxes, and of any other.
+DeviceBlocks choose_boxed_blocks(const kernels::Shape& shape);
+DeviceBlocks choose_plain_blocks(const kernels::Shape& shape);
+/// Whether code for the target reads e and c of this shape in boxes, where they lie as boxes want it.
+bool reads_in_boxes(const kernels::Shape& shape, const Target& target);
 /// What a plan's programs are compiled for.
 Target target_of(const PlanDesc& desc);
 

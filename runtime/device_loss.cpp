@@ -50,12 +50,13 @@ TensorRef scalar(const TensorRef& t) { return TensorRef(t.data, t.dtype, {}, t.d
 
 /// The launches of one call.
 struct DeviceLoss::Call {
-  DeviceLoss& loss;
+  const DeviceLoss& loss;
+  DevicePrograms& programs;
   Stream stream;
   Device device = loss.desc_.device;
 
   void run(DeviceProgram which, const LaunchArgs& args) const {
-    const Kernel& kernel = loss.programs_.kernel(which);
+    const Kernel& kernel = programs.kernel(which);
     if (loss.pool_)
       kernel.launch(args, *loss.pool_);
     else
@@ -115,44 +116,67 @@ struct DeviceLoss::Call {
   }
 };
 
-DeviceLoss::DeviceLoss(const PlanDesc& desc, const DeviceBlocks& blocks, std::shared_ptr<ThreadPool> pool)
-    : desc_(desc), pool_(std::move(pool)), programs_(desc, blocks) {}
+DeviceLoss::DeviceLoss(const PlanDesc& desc) : desc_(desc) {
+  const kernels::Shape shape{desc.vocabulary, desc.hidden, desc.dtype};
+  const Target target = target_of(desc);
+  const bool boxes = reads_in_boxes(shape, target);
+  if (boxes) programs_.push_back(std::make_unique<DevicePrograms>(desc, choose_boxed_blocks(shape), target));
+  programs_.push_back(
+      std::make_unique<DevicePrograms>(desc, choose_plain_blocks(shape), boxes ? Target::cuda("sm_80") : target));
+}
 
-std::int64_t DeviceLoss::chunk(std::int64_t rows) const {
+DeviceLoss::DeviceLoss(const PlanDesc& desc, const DeviceBlocks& boxed, const DeviceBlocks& plain,
+                       std::shared_ptr<ThreadPool> pool)
+    : desc_(desc), pool_(std::move(pool)) {
+  for (const DeviceBlocks& blocks : {boxed, plain})
+    programs_.push_back(std::make_unique<DevicePrograms>(desc, blocks, Target::host()));
+}
+
+DevicePrograms& DeviceLoss::programs_for(const TensorRef& c, const TensorRef& de) const {
+  const auto fits = [](const TensorRef& t) {
+    return reinterpret_cast<std::uintptr_t>(t.data) % 16 == 0 && t.strides[0] * size_of(t.dtype) % 16 == 0;
+  };
+  const bool kept_in_de = desc_.strategy == Strategy::min_memory && de.given();
+  return fits(c) && (!kept_in_de || fits(de)) ? *programs_.front() : *programs_.back();
+}
+
+std::int64_t DeviceLoss::chunk(const DevicePrograms& p, std::int64_t rows) const {
   const std::int64_t all = label_blocks(rows) * kernels::label_block;
-  return programs_.chunk() ? std::min(programs_.chunk(), all) : all;
+  return p.chunk() ? std::min(p.chunk(), all) : all;
 }
 
-bool DeviceLoss::runs_of_blocks(std::int64_t rows) const {
-  const kernels::Blocks& b = programs_.blocks().forward;
-  return programs_.chunk() || blocks_of(desc_.vocabulary, b.v * b.split) * blocks_of(rows, b.n) >= many_instances;
+bool DeviceLoss::runs_of_blocks(const DevicePrograms& p, std::int64_t rows) const {
+  const kernels::Blocks& b = p.blocks().forward;
+  return p.chunk() || blocks_of(desc_.vocabulary, b.v * b.split) * blocks_of(rows, b.n) >= many_instances;
 }
 
-std::int64_t DeviceLoss::parts(std::int64_t rows) const {
-  const kernels::Blocks& b = programs_.blocks().forward;
-  return blocks_of(desc_.vocabulary, b.v * (runs_of_blocks(rows) ? b.split : 1));
+std::int64_t DeviceLoss::parts(const DevicePrograms& p, std::int64_t rows) const {
+  const kernels::Blocks& b = p.blocks().forward;
+  return blocks_of(desc_.vocabulary, b.v * (runs_of_blocks(p, rows) ? b.split : 1));
 }
 
-std::size_t DeviceLoss::limit() const { return desc_.workspace_limit ? desc_.workspace_limit : std::size_t{1} << 30; }
-
-Ranges DeviceLoss::ranges(std::int64_t rows) const {
-  const kernels::Blocks& b = programs_.blocks().backward;
+Ranges DeviceLoss::ranges(const DevicePrograms& p, std::int64_t rows) const {
+  const kernels::Blocks& b = p.blocks().backward;
   const std::int64_t columns = blocks_of(desc_.vocabulary, b.v);
   if (desc_.strategy == Strategy::min_memory) {
     const std::int64_t down = label_blocks(rows) * kernels::label_block / b.n;
     return {columns, std::clamp<std::int64_t>(blocks_of(few_tiles, down), 1, columns)};
   }
-  return choose_ranges(columns, limit(), [&](const Ranges& r) {
-    return lay_out_device_backward(nullptr, desc_, rows, programs_, r).bytes;
-  });
+  const std::size_t limit = desc_.workspace_limit ? desc_.workspace_limit : std::size_t{1} << 30;
+  return choose_ranges(columns, limit,
+                       [&](const Ranges& r) { return lay_out_device_backward(nullptr, desc_, rows, p, r).bytes; });
+}
+
+std::size_t DeviceLoss::workspace(const DevicePrograms& p, std::int64_t rows, bool backward) const {
+  if (rows / p.blocks().backward.n >= most_row_blocks) return too_large;
+  return backward ? lay_out_device_backward(nullptr, desc_, rows, p, ranges(p, rows)).bytes
+                  : lay_out_device_forward(nullptr, desc_, rows, chunk(p, rows), parts(p, rows)).bytes;
 }
 
 std::size_t DeviceLoss::workspace(std::int64_t rows, bool backward) const {
   if (rows < 0) throw UsageError(fmt::format("Plan: {} rows; their number must not be negative", rows));
-  std::size_t bytes = too_large;
-  if (rows / programs_.blocks().backward.n < most_row_blocks)
-    bytes = backward ? lay_out_device_backward(nullptr, desc_, rows, programs_, ranges(rows)).bytes
-                     : lay_out_device_forward(nullptr, desc_, rows, chunk(rows), parts(rows)).bytes;
+  std::size_t bytes = 0;
+  for (const auto& p : programs_) bytes = std::max(bytes, workspace(*p, rows, backward));
   if (bytes == too_large) throw UsageError(fmt::format("Plan: the workspace for {} rows passes 2^63 bytes", rows));
   return bytes;
 }
@@ -185,10 +209,12 @@ void DeviceLoss::forward(const ForwardArgs& a, Stream stream) {
       check_forward(desc_, a, [&](std::int64_t rows) { return workspace(rows, false); });
   if (desc_.check_labels) check_on_host(labels, name, stream);
   if (!loss.given() && !lse.given()) return;
-  const std::int64_t N = labels.rows, P = label_blocks(N) * kernels::label_block, step = chunk(N), S = parts(N);
+  const std::int64_t N = labels.rows, P = label_blocks(N) * kernels::label_block;
+  DevicePrograms& programs = programs_for(c, {});
+  const std::int64_t step = chunk(programs, N), S = parts(programs, N);
   const DeviceForwardSpace space = lay_out_device_forward(memory, desc_, N, step, S);
   const LabelSpace& s = space.labels;
-  const Call call{*this, stream};
+  const Call call{*this, programs, stream};
   call.compact_labels(labels, s);
 
   const bool each = loss.given() && desc_.reduction == Reduction::none;
@@ -199,7 +225,7 @@ void DeviceLoss::forward(const ForwardArgs& a, Stream stream) {
 
   const std::int64_t chunks = blocks_of(P, step);
   const std::int64_t* count = s.valid;
-  if (programs_.chunk()) {
+  if (programs.chunk()) {
     call.run(DeviceProgram::chunk_rows,
              {.tensors = {{"valid", call.at(s.valid, i64, {})}, {"count", call.at(space.chunk_rows, i64, {chunks})}}});
     count = space.chunk_rows;
@@ -211,7 +237,7 @@ void DeviceLoss::forward(const ForwardArgs& a, Stream stream) {
   for (std::int64_t i = 0; i < blocks_of(N, step); ++i) {
     const TensorRef rows = call.at(s.rows + i * step, i64, {step}), target = call.at(s.target + i * step, i32, {step});
     call.run(DeviceProgram::compact_rows, {.tensors = {{"e", e}, {"rows", rows}, {"compact", compact}}});
-    call.run(runs_of_blocks(N) ? DeviceProgram::lse_forward_run : DeviceProgram::lse_forward,
+    call.run(runs_of_blocks(programs, N) ? DeviceProgram::lse_forward_run : DeviceProgram::lse_forward,
              {.tensors = {{"e", compact},
                           {"c", c},
                           {"target", target},
@@ -241,15 +267,17 @@ void DeviceLoss::backward(const BackwardArgs& a, Stream stream) {
   if (desc_.check_labels) check_on_host(labels, name, stream);
   if (!de.given() && !dc.given()) return;
   const std::int64_t N = labels.rows, D = desc_.hidden;
-  const Ranges all = ranges(N);
-  const DeviceBackwardSpace space = lay_out_device_backward(memory, desc_, N, programs_, all);
+  const std::int64_t M = std::max<std::int64_t>(N, 1);  // a box cannot be empty
+  DevicePrograms& programs = programs_for(c, de);
+  const Ranges all = ranges(programs, N);
+  const DeviceBackwardSpace space = lay_out_device_backward(memory, desc_, N, programs, all);
   const LabelSpace& s = space.labels;
-  const Call call{*this, stream};
+  const Call call{*this, programs, stream};
   call.compact_labels(labels, s);
 
   // Arrays over the valid rows are told as long as the rows of e, which a copy in `de` has.
-  const TensorRef rows = call.at(s.rows, i64, {N}), target = call.at(s.target, i32, {N}),
-                  g = call.at(space.g, f32, {N});
+  const TensorRef rows = call.at(s.rows, i64, {M}), target = call.at(s.target, i32, {M}),
+                  g = call.at(space.g, f32, {M});
   const TensorRef valid = call.at(s.valid, i64, {}), scale = call.at(space.scale, f32, {});
   const std::vector<std::pair<std::string, const std::int64_t*>> sizes = {{"N", s.valid}};
   LaunchArgs upstream{.tensors = {{"g", g}}, .device_sizes = sizes};
@@ -264,13 +292,13 @@ void DeviceLoss::backward(const BackwardArgs& a, Stream stream) {
     call.run(DeviceProgram::scale_upstream, {.tensors = {{"g", g}, {"scale", scale}}, .device_sizes = sizes});
 
   const bool several = all.count() > 1;
-  const bool in_de = desc_.strategy == Strategy::min_memory && several && de.given();
-  const TensorRef compact = in_de ? de : call.at(space.compact, desc_.dtype, {N, D});
+  const bool in_de = desc_.strategy == Strategy::min_memory && several && de.given() && N > 0;
+  const TensorRef compact = in_de ? de : call.at(space.compact, desc_.dtype, {M, D});
   call.run(DeviceProgram::compact_rows, {.tensors = {{"e", e}, {"rows", rows}, {"compact", compact}}});
-  const kernels::Blocks& b = programs_.blocks().backward;
+  const kernels::Blocks& b = programs.blocks().backward;
   for (int range = 0; range < all.count(); ++range) {
     const std::int64_t begin = range * all.width, end = std::min(begin + all.width, all.columns);
-    const TileListRef kept = call.list(DeviceProgram::list_kept, space.kept, N, begin, end, s.valid);
+    const TileListRef kept = call.list(DeviceProgram::list_kept, space.kept, M, begin, end, s.valid);
     const TensorRef dz = call.at(space.dz, desc_.dtype, {kept.count * b.v * b.n});
     call.run(
         DeviceProgram::grad_tiles,
@@ -292,7 +320,7 @@ void DeviceLoss::backward(const BackwardArgs& a, Stream stream) {
     if (de.given()) {  // after all that reads the copy of e in its place
       const bool first = range == 0, last = range + 1 == all.count();
       LaunchArgs args{.tensors = {{"c", c}, {"dz", dz}}, .lists = {{"kept", kept}}, .device_sizes = sizes};
-      if (several) args.tensors.emplace_back("sum", call.at(space.sum, f32, {N, D}));
+      if (several) args.tensors.emplace_back("sum", call.at(space.sum, f32, {M, D}));
       if (last) {
         args.tensors.insert(args.tensors.end(), {{"rows", rows}, {"de", de}});
         if (desc_.dtype == f16) args.tensors.emplace_back("scale", scale);

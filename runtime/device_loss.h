@@ -13,6 +13,7 @@
 
 #include <cstddef>
 #include <memory>
+#include <vector>
 
 #include "kerf/loss.h"
 #include "runtime/device_programs.h"
@@ -23,27 +24,34 @@ namespace kerf::runtime {
 
 class DeviceLoss {
  public:
-  /// On desc.device; `pool` stands in for the stream where that is the CPU.
-  DeviceLoss(const PlanDesc& desc, const DeviceBlocks& blocks, std::shared_ptr<ThreadPool> pool = nullptr);
+  /// On desc.device, with blocks for its code.
+  explicit DeviceLoss(const PlanDesc& desc);
+  /// On the CPU, where `pool` stands in for the stream. `boxed` and `plain`: as if its code read in boxes.
+  DeviceLoss(const PlanDesc& desc, const DeviceBlocks& boxed, const DeviceBlocks& plain,
+             std::shared_ptr<ThreadPool> pool);
 
-  DevicePrograms& programs() { return programs_; }
+  /// Those for tensors that lie as the device likes it best.
+  DevicePrograms& programs() { return *programs_[0]; }
   std::size_t workspace(std::int64_t rows, bool backward) const;
-  Ranges ranges(std::int64_t rows) const;
+  Ranges ranges(std::int64_t rows) const { return ranges(*programs_[0], rows); }
   void forward(const ForwardArgs& args, Stream stream);
   void backward(const BackwardArgs& args, Stream stream);
 
  private:
   struct Call;
-  std::int64_t chunk(std::int64_t rows) const;
-  bool runs_of_blocks(std::int64_t rows) const;
-  std::int64_t parts(std::int64_t rows) const;
-  std::size_t limit() const;
+  /// The programs for a c that lies like this, and for the copy of e that `de` may hold.
+  DevicePrograms& programs_for(const TensorRef& c, const TensorRef& de) const;
+  std::int64_t chunk(const DevicePrograms& p, std::int64_t rows) const;
+  bool runs_of_blocks(const DevicePrograms& p, std::int64_t rows) const;
+  std::int64_t parts(const DevicePrograms& p, std::int64_t rows) const;
+  Ranges ranges(const DevicePrograms& p, std::int64_t rows) const;
+  std::size_t workspace(const DevicePrograms& p, std::int64_t rows, bool backward) const;
   /// PlanDesc::check_labels: waits for the stream, then looks at a copy.
   void check_on_host(const Labels& labels, const std::string& call, Stream stream) const;
 
   PlanDesc desc_;
   std::shared_ptr<ThreadPool> pool_;
-  DevicePrograms programs_;
+  std::vector<std::unique_ptr<DevicePrograms>> programs_;  // boxed, plain; or plain alone
 };
 
 }  // namespace kerf::runtime

@@ -40,8 +40,8 @@ kernels::Blocks with_split(kernels::Blocks b, std::int64_t split) {
 
 }  // namespace
 
-DevicePrograms::DevicePrograms(const PlanDesc& desc, const DeviceBlocks& blocks)
-    : desc_(desc), blocks_(blocks), target_(target_of(desc)) {}
+DevicePrograms::DevicePrograms(const PlanDesc& desc, const DeviceBlocks& blocks, const Target& target)
+    : desc_(desc), blocks_(blocks), target_(target) {}
 
 std::string_view DevicePrograms::name(DeviceProgram which) { return names[static_cast<std::size_t>(which)]; }
 

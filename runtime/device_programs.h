@@ -51,7 +51,7 @@ inline constexpr std::size_t device_programs = 31;
 
 class DevicePrograms {
  public:
-  DevicePrograms(const PlanDesc& desc, const DeviceBlocks& blocks);
+  DevicePrograms(const PlanDesc& desc, const DeviceBlocks& blocks, const Target& target);
 
   const DeviceBlocks& blocks() const { return blocks_; }
   /// Rows of a pass of the forward; 0: all.

@@ -106,9 +106,7 @@ struct Plan::Impl {
 
   Impl(const PlanDesc& d, std::shared_ptr<ThreadPool> p)
       : desc(checked(d)), pool(std::move(p)), programs({d.vocabulary, d.hidden, d.dtype}) {
-    if (desc.device.type == DeviceType::cuda)
-      device = std::make_unique<runtime::DeviceLoss>(
-          desc, runtime::choose_gpu_blocks({desc.vocabulary, desc.hidden, desc.dtype}, runtime::target_of(desc)));
+    if (desc.device.type == DeviceType::cuda) device = std::make_unique<runtime::DeviceLoss>(desc);
   }
 
   kernels::Shape shape() const { return {desc.vocabulary, desc.hidden, desc.dtype}; }

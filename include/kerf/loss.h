@@ -96,7 +96,9 @@ class Plan {
   Plan(Plan&&) noexcept;
   Plan& operator=(Plan&&) noexcept;
 
-  /// Compiles every program now; without it the first forward and the first backward do.
+  /// Compiles every program now; without it the first forward and the first backward do. On a GPU of compute capability
+  /// 9.0 a c (with min_memory also a de) in bf16 or f16 whose rows do not begin at multiples of 16 bytes has slower
+  /// programs of its own, compiled when first needed.
   void prepare();
   /// Bytes of workspace for N tokens.
   std::size_t workspace_bytes(std::int64_t tokens, bool backward) const;

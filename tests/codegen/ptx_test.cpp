@@ -95,7 +95,12 @@ TEST_CASE("ptx: every program of a loss on a device assembles and keeps everythi
       for (std::int64_t V : {256000, 100}) {
         const PlanDesc desc{.hidden = 2304, .vocabulary = V, .dtype = t, .shift = 1};
         const Target target = Target::cuda(arch);
-        const runtime::DevicePrograms programs(desc, runtime::choose_gpu_blocks({V, 2304, t}, target));
+        const kernels::Shape shape{V, 2304, t};
+        const runtime::DevicePrograms programs(desc,
+                                               runtime::reads_in_boxes(shape, target)
+                                                   ? runtime::choose_boxed_blocks(shape)
+                                                   : runtime::choose_plain_blocks(shape),
+                                               target);
         for (runtime::DeviceProgram which : programs.all()) {
           CAPTURE(runtime::DevicePrograms::name(which));
           const Program p = programs.record(which);

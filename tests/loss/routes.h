@@ -20,18 +20,24 @@ struct Host {
   using Runner = Plan;
 };
 
-/// Blocks that the shapes of tests have several of.
+/// Blocks that the shapes of tests have several of; the second where c is not aligned.
 inline constexpr runtime::DeviceBlocks small_blocks{.forward = {.n = 32, .v = 64, .d = 16, .split = 2},
                                                     .backward = {.n = 32, .v = 64, .d = 16, .split = 2},
                                                     .grad_e_d = 32,
                                                     .grad_c_d = 16,
                                                     .band = 3};
+inline constexpr runtime::DeviceBlocks smaller_blocks{.forward = {.n = 16, .v = 32, .d = 32, .split = 3},
+                                                      .backward = {.n = 16, .v = 32, .d = 32, .split = 3},
+                                                      .grad_e_d = 16,
+                                                      .grad_c_d = 32,
+                                                      .band = 5};
 
 struct Steps {
   static bool here() { return true; }
   class Runner {
    public:
-    explicit Runner(const PlanDesc& desc) : loss_(desc, small_blocks, std::make_shared<ThreadPool>(2)) {}
+    explicit Runner(const PlanDesc& desc)
+        : loss_(desc, small_blocks, smaller_blocks, std::make_shared<ThreadPool>(2)) {}
     std::size_t workspace_bytes(std::int64_t rows, bool backward) const { return loss_.workspace(rows, backward); }
     void forward(const ForwardArgs& a) { loss_.forward(a, {}); }
     void backward(const BackwardArgs& a) { loss_.backward(a, {}); }
@@ -113,6 +119,13 @@ struct Routed : LossCase {
   using LossCase::run;
   using Runner = typename On::Runner;
   Runner plan() const { return Runner(desc); }
+  /// Rows of c and de begin at multiples of 16 bytes, as boxes want them, if D does.
+  void align() {
+    Array dense(c.dtype(), c.shape());
+    for (std::int64_t i = 0; i < c.size(); ++i) dense.set(i, c[i]);
+    c = dense;
+    de = Array(de.dtype(), de.shape());
+  }
   void run() {
     Runner runner(desc);
     run(runner);
