@@ -320,7 +320,7 @@ std::string Plan::emit(const std::string& program, Stage stage, const Target& ta
   if (impl_->device) {
     for (runtime::DeviceProgram w : impl_->device->programs().all())
       if (runtime::DevicePrograms::name(w) == program)
-        return kerf::emit(impl_->device->programs().record(w), stage, target);
+        return kerf::emit(impl_->device->programs().record(w), stage, target, impl_->device->programs().schedule(w));
   } else {
     for (LossProgram w : impl_->programs.all())
       if (runtime::LossPrograms::name(w) == program)

@@ -171,3 +171,75 @@ TEST_CASE("device loss: the backward keeps below workspace_limit, 1 GiB unless t
     CHECK(loss.workspace(8192, true) > most / 2);
   }
 }
+
+namespace {
+
+/// What a call on a GPU says that refuses it; "" when it does not.
+template <class F>
+std::string refusal(F&& call) {
+  try {
+    call();
+  } catch (const UsageError& error) {
+    return std::regex_replace(std::string(error.what()), std::regex("0x[0-9a-f]+"), "@");
+  }
+  return "";
+}
+
+}  // namespace
+
+TEST_CASE("gpu loss: check_labels refuses what the CPU refuses, in the same words, before anything is written") {
+  if (!gpu()) return;
+  LossCase x({40, 20, 8}, {.reduction = Reduction::none, .shift = 1});
+  x.desc.check_labels = true;
+  Gpu::Runner plan(x.desc);
+  Array cu(i64, {3});
+  const auto call = [&](std::vector<double> ends) {
+    for (std::int64_t i = 0; i < 3; ++i) cu.set(i, ends[static_cast<std::size_t>(i)]);
+    x.poison_forward();
+    const auto bits = x.bits();
+    const Workspace forward(plan.workspace_bytes(x.N, false)), backward(plan.workspace_bytes(x.N, true));
+    ForwardArgs f = x.forward_args(forward);
+    BackwardArgs b = x.backward_args(backward);
+    f.cu_seqlens = b.cu_seqlens = cu.ref();
+    const std::string said = refusal([&] { plan.forward(f); });
+    CHECK(refusal([&] { plan.backward(b); }) == std::regex_replace(said, std::regex("forward"), "backward"));
+    if (!said.empty()) CHECK(x.bits() == bits);
+    return said;
+  };
+  CHECK(call({0, 10, 40}) == "");
+  CHECK(call({0, 41, 40}) == "Plan::forward: cu_seqlens[1] is 41 after 0; it must rise from 0 to N = 40");
+  CHECK(call({0, 10, 39}) == "Plan::forward: cu_seqlens[2] is 39 after 10; it must rise from 0 to N = 40");
+  x.target.set(10, 99);  // the first of its sequence: no row's label
+  CHECK(call({0, 10, 40}) == "");
+  x.target.set(11, -1);
+  CHECK(call({0, 10, 40}) ==
+        "Plan::forward: target[11] is -1, outside the vocabulary [0, 20), and PlanDesc::ignore_index is -100: set it "
+        "to -1 to ignore such rows");
+}
+
+TEST_CASE("gpu loss: tensors in host memory are refused") {
+  if (!gpu()) return;
+  LossCase x({40, 24, 8}, {});
+  x.desc.device = {DeviceType::cuda, 0};
+  Plan plan(x.desc);
+  const Workspace w(plan.workspace_bytes(x.N, false));
+  ForwardArgs args = x.forward_args(w);
+  CHECK(refusal([&] { plan.forward(args); }) == "Plan::forward: e lies on cpu:0 and the plan computes on cuda:0");
+  for (TensorRef* t : {&args.e, &args.c, &args.target, &args.loss, &args.lse, &args.workspace})
+    t->device = x.desc.device;
+  CHECK(refusal([&] { plan.forward(args); }).find("copy it to memory of that device") != std::string::npos);
+}
+
+TEST_CASE("device loss: a plan for a GPU that is not there says so") {
+  if (gpu()) return;
+  CHECK_THROWS_AS(Plan({.hidden = 8, .vocabulary = 5, .device = {DeviceType::cuda, 0}}), DeviceError);
+}
+
+TEST_CASE("plan: on the CPU min_memory takes the smallest ranges") {
+  LossCase x({70, 2000, 24}, {.strategy = Strategy::min_memory});
+  Plan plan(x.desc);
+  CHECK(plan.report(x.N).strategy == Strategy::min_memory);
+  CHECK(plan.report(x.N).ranges > 4);
+  x.run(plan);
+  x.check();
+}
