@@ -296,6 +296,8 @@ void DeviceLoss::backward(const BackwardArgs& a, Stream stream) {
   const TensorRef compact = in_de ? de : call.at(space.compact, desc_.dtype, {M, D});
   call.run(DeviceProgram::compact_rows, {.tensors = {{"e", e}, {"rows", rows}, {"compact", compact}}});
   const kernels::Blocks& b = programs.blocks().backward;
+  const bool split = space.parts > 1;
+  const std::int64_t down = std::max<std::int64_t>(1, blocks_of(N, b.n));
   for (int range = 0; range < all.count(); ++range) {
     const std::int64_t begin = range * all.width, end = std::min(begin + all.width, all.columns);
     const TileListRef kept = call.list(DeviceProgram::list_kept, space.kept, M, begin, end, s.valid);
@@ -317,7 +319,24 @@ void DeviceLoss::backward(const BackwardArgs& a, Stream stream) {
                                  : DeviceProgram::grad_c,
                args);
     }
-    if (de.given()) {  // after all that reads the copy of e in its place
+    if (de.given() && split) {
+      TileListRef items = space.part_items;
+      items.count = kept.count;
+      const std::int64_t K = kept.count, Q = space.parts * down + 1;
+      call.run(DeviceProgram::list_parts, {.tensors = {{"item_row", call.at(items.row, i32, {K})},
+                                                       {"items", call.at(items.row_items, i32, {K})},
+                                                       {"begin", call.at(items.row_begin, i32, {Q})}},
+                                           .axes = {{"N", M},
+                                                    {"I", std::max(K, Q)},
+                                                    {"first", begin},
+                                                    {"last", end},
+                                                    {"parts", space.parts},
+                                                    {"down", down}},
+                                           .device_sizes = sizes});
+      call.run(range == 0 ? DeviceProgram::grad_e_begin : DeviceProgram::grad_e_add,
+               {.tensors = {{"c", c}, {"dz", dz}, {"sum", call.at(space.sum, f32, {space.parts * down * b.n, D})}},
+                .lists = {{"kept", items}}});
+    } else if (de.given()) {  // after all that reads the copy of e in its place
       const bool first = range == 0, last = range + 1 == all.count();
       LaunchArgs args{.tensors = {{"c", c}, {"dz", dz}}, .lists = {{"kept", kept}}, .device_sizes = sizes};
       if (several) args.tensors.emplace_back("sum", call.at(space.sum, f32, {M, D}));
@@ -331,6 +350,13 @@ void DeviceLoss::backward(const BackwardArgs& a, Stream stream) {
                         : DeviceProgram::grad_e_add,
                args);
     }
+  }
+  if (de.given() && split) {
+    LaunchArgs args{.tensors = {{"sum", call.at(space.sum, f32, {space.parts, down * b.n, D})},
+                                {"rows", call.at(s.rows, i64, {down * b.n})},
+                                {"de", de}}};
+    if (desc_.dtype == f16) args.tensors.emplace_back("scale", scale);
+    call.run(DeviceProgram::sum_parts, args);
   }
   if (de.given()) call.run(DeviceProgram::clear_rows, {.tensors = {{"label", call.at(s.label, i32, {N})}, {"de", de}}});
 }

@@ -21,7 +21,8 @@ constexpr std::string_view names[device_programs] = {
     "sum_losses",         "finish_loss",
     "upstream",           "upstream_one",
     "scale_upstream",     "list_kept",
-    "list_written",       "clear_rows",
+    "list_written",       "list_parts",
+    "sum_parts",          "clear_rows",
     "grad_tiles",         "grad_e",
     "grad_e_begin",       "grad_e_add",
     "grad_e_end",         "grad_c",
@@ -117,6 +118,8 @@ Program DevicePrograms::record(DeviceProgram which) const {
     case DeviceProgram::list_kept: return kernels::list_tiles(backward.n, blocks_.band);
     case DeviceProgram::list_written:
       return kernels::list_tiles(blocks_.grad_c_d, (desc_.hidden + blocks_.grad_c_d - 1) / blocks_.grad_c_d);
+    case DeviceProgram::list_parts: return kernels::list_parts(backward.n, blocks_.band);
+    case DeviceProgram::sum_parts: return kernels::sum_parts(compact, few, many);
     case DeviceProgram::clear_rows: return kernels::clear_rows(compact, few, many);
     case DeviceProgram::grad_tiles: return kernels::grad_tiles(compact, backward);
     case DeviceProgram::grad_e: return grad_e(false, false);

@@ -36,6 +36,8 @@ enum class DeviceProgram : std::uint8_t {
   scale_upstream,
   list_kept,
   list_written,
+  list_parts,  // few rows: the vocabulary in parts
+  sum_parts,
   clear_rows,
   grad_tiles,
   grad_e,        // one vocabulary range
@@ -47,7 +49,7 @@ enum class DeviceProgram : std::uint8_t {
   grad_c_f32,  // dc in f32 beside a c of another dtype
   grad_c_f32_add,
 };
-inline constexpr std::size_t device_programs = 31;
+inline constexpr std::size_t device_programs = 33;
 
 class DevicePrograms {
  public:

@@ -10,6 +10,8 @@ namespace kerf::runtime {
 
 namespace {
 
+constexpr std::int64_t few_tiles = 132, most_parts = 16;
+
 LabelSpace take_labels(Carver& carve, std::int64_t rows) {
   const std::int64_t R = label_blocks(rows), P = R * kernels::label_block;
   LabelSpace s{};
@@ -75,7 +77,15 @@ DeviceBackwardSpace lay_out_device_backward(std::byte* memory, const PlanDesc& d
   if (!save) s.compact = carve.take<std::byte>(P, desc.hidden, size_of(desc.dtype));
   s.g = carve.take<float>(P);
   s.scale = carve.take<float>(1);
-  if (save || ranges.count() > 1) s.sum = carve.take<float>(P, desc.hidden);
+  // Row blocks times blocks of d must keep a large GPU busy.
+  const std::int64_t down = std::max<std::int64_t>(1, blocks_of(rows, b.n));
+  const std::int64_t tiles = down * blocks_of(desc.hidden, blocks.grad_e_d);
+  s.parts = save || tiles >= few_tiles ? 1 : std::clamp<std::int64_t>(blocks_of(few_tiles, tiles), 1, most_parts);
+  s.parts = std::min(s.parts, ranges.columns);
+  if (s.parts > 1)
+    s.sum = carve.take<float>(s.parts, down * b.n, desc.hidden);
+  else if (save || ranges.count() > 1)
+    s.sum = carve.take<float>(P, desc.hidden);
   if (save) s.compact = reinterpret_cast<std::byte*>(s.sum);
   const std::int64_t hidden_blocks = blocks_of(desc.hidden, blocks.grad_c_d);
   const auto numbered = [&](std::int64_t blocks_down) {  // tiles are numbered in 32 bits
@@ -87,6 +97,12 @@ DeviceBackwardSpace lay_out_device_backward(std::byte* memory, const PlanDesc& d
   }
   s.kept = take_list(carve, row_blocks, ranges.columns, ranges.width);
   s.written = take_list(carve, hidden_blocks, ranges.columns, ranges.width);
+  if (s.parts > 1) {
+    s.part_items = s.kept.ref;
+    s.part_items.row = carve.take<std::int32_t>(s.kept.ref.count);
+    s.part_items.row_items = carve.take<std::int32_t>(s.kept.ref.count);
+    s.part_items.row_begin = carve.take<std::int32_t>(s.parts * down + 1);
+  }
   s.dz = carve.take<std::byte>(row_blocks, ranges.width, b.n * b.v * size_of(desc.dtype));
   s.bytes = carve.bytes();
   return s;

@@ -47,4 +47,17 @@ Program grad_e(Shape s, Blocks b, bool from_sum, bool to_sum) {
   return p.finish();
 }
 
+Program sum_parts(Shape s, std::int64_t block_n, std::int64_t block_d) {
+  ProgramBuilder p("sum_parts");
+  Axis S = p.axis("S"), M = p.axis("M"), D = p.axis("D", s.hidden), T = p.axis("T");
+  Tensor sum = p.input("sum", f32, {S, M, D}), rows = p.input("rows", i64, {M}), scale;
+  if (s.dtype == f16) scale = p.input("scale", f32, {});
+  Tensor de = p.output("de", s.dtype, {T, D});
+  Block n = p.parallel(M, block_n), d = p.parallel(D, block_d);
+  Tile total = p.loop(S, 1, zeros(n, d), [&](Block at, Tile acc) { return acc + reduce_sum(load(sum, at, n, d), S); });
+  if (s.dtype == f16) total = total * load(scale);
+  store(de, load(rows, n, fill(-1)), d, cast(total, s.dtype));
+  return p.finish();
+}
+
 }  // namespace kerf::kernels

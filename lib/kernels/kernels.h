@@ -75,6 +75,12 @@ Program scale_upstream();
 /// row_items, column_items [K], row_begin [R], column_begin [C], count [1]. first and last are the sizes of axes.
 Program list_tiles(std::int64_t block_n, std::int64_t band);
 
+/// The same tiles as rows of `parts` matrices: column c belongs to part c % parts, block row r of part s is row s down
+/// + r of the list, `down` row blocks to a part. Few rows so become many. item_row, items [K], begin [parts down + 1].
+Program list_parts(std::int64_t block_n, std::int64_t band);
+/// de[rows[n]] = scale * sum over parts of sum [S, M, D], in order; scale for f16 alone.
+Program sum_parts(Shape s, std::int64_t block_n, std::int64_t block_d);
+
 /// Partial maximum, sum and target logit of one part of the vocabulary for one block of rows.
 /// e [T, D], c [V, D], rows [N] i64 (unless compact), target [N] i32 -> part_max, part_sum, part_target [S, N] f32.
 Program lse_forward(Shape s, Blocks b);

@@ -48,4 +48,31 @@ Program list_tiles(std::int64_t block_n, std::int64_t band) {
   return p.finish();
 }
 
+Program list_parts(std::int64_t block_n, std::int64_t band) {
+  ProgramBuilder p("list_parts");
+  Axis N = p.axis("N"), I = p.axis("I"), first_axis = p.axis("first"), last_axis = p.axis("last");
+  Axis parts_axis = p.axis("parts"), down_axis = p.axis("down"), K = p.axis("K"), Q = p.axis("Q");
+  Tensor item_row = p.output("item_row", i32, {K}), items = p.output("items", i32, {K});
+  Tensor begins = p.output("begin", i32, {Q});
+
+  Block at = p.parallel(I, 256);
+  Tile i = at.index(), first = p.size(first_axis), last = p.size(last_axis), width = last - first;
+  Tile parts = p.size(parts_axis), down = p.size(down_axis), rows = (p.size(N) + (block_n - 1)) / block_n;
+  // Columns below x that belong to parts before s.
+  auto below = [&](Tile x, Tile s) { return x / parts * s + min(x - x / parts * parts, s); };
+  auto before = [&](Tile s) { return below(last, s) - below(first, s); };
+  auto count = [&](Tile s) { return before(s + 1) - before(s); };
+
+  Tile begin = i / (width * band) * band, inside = i - begin * width, high = min(rows - begin, band);
+  Tile step = inside / high, row = begin + inside - step * high, column = first + step;
+  Tile part = column - column / parts * parts, nth = column / parts - (first - part + parts - 1) / parts;
+  Tile place = before(part) * rows + row * count(part) + nth;
+  store(item_row, i, cast(part * down + row, i32));
+  store(items, where(i < rows * width, place, -1), cast(i, i32));
+
+  Tile s = i / down, r = min(i - s * down, rows);
+  store(begins, i, cast(before(s) * rows + r * count(s), i32));
+  return p.finish();
+}
+
 }  // namespace kerf::kernels

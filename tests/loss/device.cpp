@@ -142,7 +142,7 @@ TEST_CASE_TEMPLATE("device loss: a c and de that lie as boxes want them", On, Ho
   if (!On::here()) return;
   for (Strategy strategy : {Strategy::automatic, Strategy::min_memory})
     for (DType dtype : {f32, bf16, f16})
-      for (Sizes s : {Sizes{157, 301, 72}, {1, 70, 8}, {129, 1000, 320}, {300, 60, 64}}) {
+      for (Sizes s : {Sizes{157, 301, 72}, {1, 70, 8}, {129, 1000, 320}, {1100, 70, 136}}) {
         CAPTURE(name_of(strategy));
         CAPTURE(name_of(dtype));
         CAPTURE(s.D);

@@ -291,3 +291,64 @@ TEST_CASE("list_tiles: every tile of the columns once, in bands of rows, and eac
         });
   }
 }
+
+TEST_CASE("list_parts: the tiles of each part and row of blocks, in the order of their columns") {
+  struct Size {
+    std::int64_t rows, down, first, last, parts;
+  };
+  for (const Size s : {Size{7, 7, 0, 5, 3}, {3, 5, 4, 21, 4}, {0, 2, 1, 4, 2}, {2, 2, 3, 5, 16}}) {
+    CAPTURE(s.parts);
+    const std::int64_t block = 16, band = 3, K = s.down * (s.last - s.first), Q = s.parts * s.down + 1;
+    const std::vector<TileAt> tiles = reference_list_tiles(s.rows, s.first, s.last, band);
+    std::vector<std::int64_t> begin_ref = {0}, items_ref;
+    for (std::int64_t part = 0; part < s.parts; ++part)
+      for (std::int64_t row = 0; row < s.down; ++row) {
+        for (std::int64_t column = s.first; column < s.last; ++column)
+          for (std::size_t k = 0; k < tiles.size() && column % s.parts == part; ++k)
+            if (tiles[k].row == row && tiles[k].column == column) items_ref.push_back(static_cast<std::int64_t>(k));
+        begin_ref.push_back(std::ssize(items_ref));
+      }
+    Array item_row(i32, {K}), items(i32, {K}), begin(i32, {Q});
+    on_each_backend(list_parts(block, band),
+                    {.arrays = {{"item_row", &item_row}, {"items", &items}, {"begin", &begin}},
+                     .axes = {{"N", s.rows * block},
+                              {"I", std::max(K, Q)},
+                              {"first", s.first},
+                              {"last", s.last},
+                              {"parts", s.parts},
+                              {"down", s.down}}},
+                    [&] {
+                      check_equal(begin, begin_ref);
+                      for (std::size_t k = 0; k < tiles.size(); ++k) {
+                        const auto at = static_cast<std::int64_t>(k);
+                        CHECK(items[at] == static_cast<double>(items_ref[k]));
+                        CHECK(item_row[at] == static_cast<double>(tiles[k].column % s.parts * s.down + tiles[k].row));
+                      }
+                    });
+  }
+}
+
+TEST_CASE("sum_parts: parts in order give de of the rows with a label") {
+  for (DType dtype : {f32, bf16, f16}) {
+    Random random(8);
+    Array sum = normal(random, f32, {3, 6, 21}), rows(i64, {6}), de(dtype, {9, 21}, 3), scale(f32, {});
+    scale.set(0, 0.5);
+    std::vector<double> want(9 * 21);
+    for (std::int64_t i = 0; i < 6; ++i) {
+      rows.set(i, i < 4 ? static_cast<double>(2 * i + 1) : -1);
+      for (std::int64_t j = 0; j < 3 * 21 && i < 4; ++j)
+        want[static_cast<std::size_t>((2 * i + 1) * 21 + j % 21)] +=
+            (dtype == f16 ? 0.5 : 1) * sum[(j / 21 * 6 + i) * 21 + j % 21];
+    }
+    NamedArrays all = {{"sum", &sum}, {"rows", &rows}, {"de", &de}};
+    if (dtype == f16) all.emplace_back("scale", &scale);
+    on_each_backend(sum_parts({.vocabulary = 5, .hidden = 21, .dtype = dtype}, 4, 8), {.arrays = all}, [&] {
+      for (std::int64_t i = 0; i < de.size(); ++i)
+        if (i / 21 % 2 == 0 || i / 21 > 7) {
+          CHECK(std::isnan(de[i]));
+          de.set(i, 0);
+        }
+      CHECK(error(de, want).norm < (dtype == f32 ? 1e-6 : dtype == f16 ? 1e-3 : 4e-3));
+    });
+  }
+}
