@@ -15,9 +15,13 @@ std::int64_t clip(std::int64_t block, std::int64_t axis) { return std::min(block
 
 Target target_of(const PlanDesc& desc) { return desc.arch.empty() ? Target::of(desc.device) : Target::cuda(desc.arch); }
 
-bool reads_in_boxes(const kernels::Shape& s, const Target& target) {
-  return s.dtype != f32 && s.hidden % 8 == 0 && target.cpu == "sm_90a";
+bool reads_in_boxes(const PlanDesc& desc, const Target& target) {
+  // Others have too little shared memory for two stages of the blocks below.
+  const bool large = target.cpu == "sm_90a" || target.cpu == "sm_90" || target.cpu == "sm_80" || target.cpu == "sm_87";
+  return large && desc.dtype != f32 && (desc.hidden % 8 == 0 || desc.strategy != Strategy::min_memory);
 }
+
+std::int64_t copied_row(const PlanDesc& desc) { return desc.dtype == f32 ? desc.hidden : (desc.hidden + 7) / 8 * 8; }
 
 DeviceBlocks choose_boxed_blocks(const kernels::Shape& s) {
   const auto power = [](std::int64_t most, std::int64_t axis) {
@@ -26,7 +30,8 @@ DeviceBlocks choose_boxed_blocks(const kernels::Shape& s) {
     return b;
   };
   const kernels::Blocks b{.n = 128, .v = power(256, s.vocabulary), .d = 64, .split = 8};
-  return {.forward = b, .backward = b, .grad_e_d = power(256, s.hidden), .grad_c_d = power(128, s.hidden)};
+  return {
+      .forward = b, .backward = b, .grad_e_d = power(256, s.hidden), .grad_c_d = power(128, s.hidden), .boxed = true};
 }
 
 DeviceBlocks choose_plain_blocks(const kernels::Shape& s) {

@@ -20,12 +20,16 @@ struct DeviceBlocks {
   kernels::Blocks backward;         // the tiles of dz, and the d that their logits are summed over
   std::int64_t grad_e_d, grad_c_d;  // hidden, in the products with dz
   std::int64_t band = 24;           // row blocks whose e stays near while columns pass
+  bool boxed = false;               // for code that reads e and c in boxes of memory
 };
 /// For a GPU, whose tiles want powers of two: those of code that reads tensors in boxes, and of any other.
 DeviceBlocks choose_boxed_blocks(const kernels::Shape& shape);
 DeviceBlocks choose_plain_blocks(const kernels::Shape& shape);
-/// Whether code for the target reads e and c of this shape in boxes, where they lie as boxes want it.
-bool reads_in_boxes(const kernels::Shape& shape, const Target& target);
+/// Whether code for a plan on this target reads e and c in boxes, where they lie as boxes want it: rows at multiples of
+/// 16 bytes. With another hidden size c is copied to such rows first, unless memory is to be saved.
+bool reads_in_boxes(const PlanDesc& desc, const Target& target);
+/// Elements from one row to the next of what a plan copies.
+std::int64_t copied_row(const PlanDesc& desc);
 /// What a plan's programs are compiled for.
 Target target_of(const PlanDesc& desc);
 

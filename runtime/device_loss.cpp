@@ -19,6 +19,7 @@ namespace {
 
 constexpr std::int64_t many_instances = 8 * 132;  // that keep a large GPU busy to the end
 constexpr std::int64_t few_tiles = 2 * 132;       // that keep it busy at all
+constexpr std::int64_t longest_sum = 1 << 15;     // columns: 2048 additions of 16 products, cut off by 2^-23 each
 
 /// A tensor of integers or gradients that lies in two dimensions of any strides, with a third of one element, so that
 /// its innermost stride is 1. One dimension counts as one sequence.
@@ -43,6 +44,9 @@ TensorRef column(const TensorRef& t) {
   r.strides[1] = 1;
   return r;
 }
+
+/// The rows of a matrix, `row` elements apart.
+TensorRef apart(const TensorRef& t, std::int64_t row) { return t.with_strides({row, 1}); }
 
 TensorRef scalar(const TensorRef& t) { return TensorRef(t.data, t.dtype, {}, t.device); }
 
@@ -96,6 +100,15 @@ struct DeviceLoss::Call {
                                                     {"target", at(s.target, i32, {P})}}});
   }
 
+  /// c, or a copy of it in `copy` whose rows boxes can have.
+  TensorRef readable(const TensorRef& c, std::byte* copy) const {
+    if (!programs.copies_c()) return c;
+    const PlanDesc& desc = loss.desc_;
+    const TensorRef to = apart(at(copy, desc.dtype, {desc.vocabulary, desc.hidden}), copied_row(desc));
+    run(DeviceProgram::copy_rows, {.tensors = {{"c", c}, {"copy", to}}});
+    return to;
+  }
+
   /// All tiles of the row blocks that `sizes` leaves of `rows` rows, and the columns [first, last).
   TileListRef list(DeviceProgram which, const ListSpace& space, std::int64_t rows, std::int64_t first,
                    std::int64_t last, const std::int64_t* device_rows) const {
@@ -119,7 +132,7 @@ struct DeviceLoss::Call {
 DeviceLoss::DeviceLoss(const PlanDesc& desc) : desc_(desc) {
   const kernels::Shape shape{desc.vocabulary, desc.hidden, desc.dtype};
   const Target target = target_of(desc);
-  const bool boxes = reads_in_boxes(shape, target);
+  const bool boxes = reads_in_boxes(desc, target);
   if (boxes) programs_.push_back(std::make_unique<DevicePrograms>(desc, choose_boxed_blocks(shape), target));
   programs_.push_back(
       std::make_unique<DevicePrograms>(desc, choose_plain_blocks(shape), boxes ? Target::cuda("sm_80") : target));
@@ -137,7 +150,8 @@ DevicePrograms& DeviceLoss::programs_for(const TensorRef& c, const TensorRef& de
     return reinterpret_cast<std::uintptr_t>(t.data) % 16 == 0 && t.strides[0] * size_of(t.dtype) % 16 == 0;
   };
   const bool kept_in_de = desc_.strategy == Strategy::min_memory && de.given();
-  return fits(c) && (!kept_in_de || fits(de)) ? *programs_.front() : *programs_.back();
+  const bool read = fits(c) || programs_.front()->copies_c();
+  return read && (!kept_in_de || fits(de)) ? *programs_.front() : *programs_.back();
 }
 
 std::int64_t DeviceLoss::chunk(const DevicePrograms& p, std::int64_t rows) const {
@@ -162,15 +176,23 @@ Ranges DeviceLoss::ranges(const DevicePrograms& p, std::int64_t rows) const {
     const std::int64_t down = label_blocks(rows) * kernels::label_block / b.n;
     return {columns, std::clamp<std::int64_t>(blocks_of(few_tiles, down), 1, columns)};
   }
-  const std::size_t limit = desc_.workspace_limit ? desc_.workspace_limit : std::size_t{1} << 30;
-  return choose_ranges(columns, limit,
-                       [&](const Ranges& r) { return lay_out_device_backward(nullptr, desc_, rows, p, r).bytes; });
+  std::size_t limit = desc_.workspace_limit;
+  if (limit == 0) {
+    limit = std::size_t{1} << 30;
+    if (p.copies_c()) limit += static_cast<std::size_t>(desc_.vocabulary * copied_row(desc_) * size_of(desc_.dtype));
+  }
+  // Each of de's sums over a range is made in one go, and tensor cores cut off a little at every step of it.
+  const std::int64_t widest = desc_.dtype == f32 ? columns : std::max<std::int64_t>(1, longest_sum / b.v);
+  Ranges most = choose_ranges(
+      columns, limit, [&](const Ranges& r) { return lay_out_device_backward(nullptr, desc_, rows, p, r).bytes; });
+  if (most.width > widest) most.width = blocks_of(columns, blocks_of(columns, widest));
+  return most;
 }
 
 std::size_t DeviceLoss::workspace(const DevicePrograms& p, std::int64_t rows, bool backward) const {
   if (rows / p.blocks().backward.n >= most_row_blocks) return too_large;
   return backward ? lay_out_device_backward(nullptr, desc_, rows, p, ranges(p, rows)).bytes
-                  : lay_out_device_forward(nullptr, desc_, rows, chunk(p, rows), parts(p, rows)).bytes;
+                  : lay_out_device_forward(nullptr, desc_, rows, p, chunk(p, rows), parts(p, rows)).bytes;
 }
 
 std::size_t DeviceLoss::workspace(std::int64_t rows, bool backward) const {
@@ -205,14 +227,14 @@ void DeviceLoss::check_on_host(const Labels& labels, const std::string& call, St
 }
 
 void DeviceLoss::forward(const ForwardArgs& a, Stream stream) {
-  const auto [e, c, labels, loss, lse, memory, name] =
+  const auto [e, given_c, labels, loss, lse, memory, name] =
       check_forward(desc_, a, [&](std::int64_t rows) { return workspace(rows, false); });
   if (desc_.check_labels) check_on_host(labels, name, stream);
   if (!loss.given() && !lse.given()) return;
   const std::int64_t N = labels.rows, P = label_blocks(N) * kernels::label_block;
-  DevicePrograms& programs = programs_for(c, {});
+  DevicePrograms& programs = programs_for(given_c, {});
   const std::int64_t step = chunk(programs, N), S = parts(programs, N);
-  const DeviceForwardSpace space = lay_out_device_forward(memory, desc_, N, step, S);
+  const DeviceForwardSpace space = lay_out_device_forward(memory, desc_, N, programs, step, S);
   const LabelSpace& s = space.labels;
   const Call call{*this, programs, stream};
   call.compact_labels(labels, s);
@@ -233,7 +255,8 @@ void DeviceLoss::forward(const ForwardArgs& a, Stream stream) {
   const TensorRef part_max = call.at(space.part_max, f32, {S, step}),
                   part_sum = call.at(space.part_sum, f32, {S, step});
   const TensorRef part_target = call.at(space.part_target, f32, {S, step});
-  const TensorRef compact = call.at(space.compact, desc_.dtype, {step, desc_.hidden});
+  const TensorRef compact = apart(call.at(space.compact, desc_.dtype, {step, desc_.hidden}), copied_row(desc_));
+  const TensorRef c = call.readable(given_c, space.c);
   for (std::int64_t i = 0; i < blocks_of(N, step); ++i) {
     const TensorRef rows = call.at(s.rows + i * step, i64, {step}), target = call.at(s.target + i * step, i32, {step});
     call.run(DeviceProgram::compact_rows, {.tensors = {{"e", e}, {"rows", rows}, {"compact", compact}}});
@@ -262,13 +285,13 @@ void DeviceLoss::forward(const ForwardArgs& a, Stream stream) {
 }
 
 void DeviceLoss::backward(const BackwardArgs& a, Stream stream) {
-  const auto [e, c, labels, lse, grad_loss, de, dc, memory, bytes, name] =
+  const auto [e, given_c, labels, lse, grad_loss, de, dc, memory, bytes, name] =
       check_backward(desc_, a, [&](std::int64_t rows) { return workspace(rows, true); });
   if (desc_.check_labels) check_on_host(labels, name, stream);
   if (!de.given() && !dc.given()) return;
   const std::int64_t N = labels.rows, D = desc_.hidden;
   const std::int64_t M = std::max<std::int64_t>(N, 1);  // a box cannot be empty
-  DevicePrograms& programs = programs_for(c, de);
+  DevicePrograms& programs = programs_for(given_c, de);
   const Ranges all = ranges(programs, N);
   const DeviceBackwardSpace space = lay_out_device_backward(memory, desc_, N, programs, all);
   const LabelSpace& s = space.labels;
@@ -293,7 +316,8 @@ void DeviceLoss::backward(const BackwardArgs& a, Stream stream) {
 
   const bool several = all.count() > 1;
   const bool in_de = desc_.strategy == Strategy::min_memory && several && de.given() && N > 0;
-  const TensorRef compact = in_de ? de : call.at(space.compact, desc_.dtype, {M, D});
+  const TensorRef compact = in_de ? de : apart(call.at(space.compact, desc_.dtype, {M, D}), copied_row(desc_));
+  const TensorRef c = call.readable(given_c, space.c);
   call.run(DeviceProgram::compact_rows, {.tensors = {{"e", e}, {"rows", rows}, {"compact", compact}}});
   const kernels::Blocks& b = programs.blocks().backward;
   const bool split = space.parts > 1;
@@ -336,22 +360,20 @@ void DeviceLoss::backward(const BackwardArgs& a, Stream stream) {
       call.run(range == 0 ? DeviceProgram::grad_e_begin : DeviceProgram::grad_e_add,
                {.tensors = {{"c", c}, {"dz", dz}, {"sum", call.at(space.sum, f32, {space.parts * down * b.n, D})}},
                 .lists = {{"kept", items}}});
-    } else if (de.given()) {  // after all that reads the copy of e in its place
-      const bool first = range == 0, last = range + 1 == all.count();
-      LaunchArgs args{.tensors = {{"c", c}, {"dz", dz}}, .lists = {{"kept", kept}}, .device_sizes = sizes};
-      if (several) args.tensors.emplace_back("sum", call.at(space.sum, f32, {M, D}));
-      if (last) {
-        args.tensors.insert(args.tensors.end(), {{"rows", rows}, {"de", de}});
-        if (desc_.dtype == f16) args.tensors.emplace_back("scale", scale);
-      }
-      call.run(!several ? DeviceProgram::grad_e
-               : first  ? DeviceProgram::grad_e_begin
-               : last   ? DeviceProgram::grad_e_end
-                        : DeviceProgram::grad_e_add,
-               args);
+    } else if (de.given() && several) {
+      call.run(range == 0 ? DeviceProgram::grad_e_begin : DeviceProgram::grad_e_add,
+               {.tensors = {{"c", c}, {"dz", dz}, {"sum", call.at(space.sum, f32, {M, D})}},
+                .lists = {{"kept", kept}},
+                .device_sizes = sizes});
+    } else if (de.given()) {
+      LaunchArgs args{.tensors = {{"c", c}, {"dz", dz}, {"rows", rows}, {"de", de}},
+                      .lists = {{"kept", kept}},
+                      .device_sizes = sizes};
+      if (desc_.dtype == f16) args.tensors.emplace_back("scale", scale);
+      call.run(DeviceProgram::grad_e, args);
     }
   }
-  if (de.given() && split) {
+  if (de.given() && (split || several)) {  // after all that reads the copy of e in its place
     LaunchArgs args{.tensors = {{"sum", call.at(space.sum, f32, {space.parts, down * b.n, D})},
                                 {"rows", call.at(s.rows, i64, {down * b.n})},
                                 {"de", de}}};

@@ -11,23 +11,13 @@ namespace kerf::runtime {
 namespace {
 
 constexpr std::string_view names[device_programs] = {
-    "label_rows_i32",     "label_rows_i64",
-    "label_rows_i32_i32", "label_rows_i32_i64",
-    "label_rows_i64_i32", "label_rows_i64_i64",
-    "label_offsets",      "compact_labels",
-    "chunk_rows",         "compact_rows",
-    "begin_losses",       "lse_forward",
-    "lse_forward_run",    "combine",
-    "sum_losses",         "finish_loss",
-    "upstream",           "upstream_one",
-    "scale_upstream",     "list_kept",
-    "list_written",       "list_parts",
-    "sum_parts",          "clear_rows",
-    "grad_tiles",         "grad_e",
-    "grad_e_begin",       "grad_e_add",
-    "grad_e_end",         "grad_c",
-    "grad_c_add",         "grad_c_f32",
-    "grad_c_f32_add",
+    "label_rows_i32",     "label_rows_i64", "label_rows_i32_i32", "label_rows_i32_i64", "label_rows_i64_i32",
+    "label_rows_i64_i64", "label_offsets",  "compact_labels",     "chunk_rows",         "compact_rows",
+    "copy_rows",          "begin_losses",   "lse_forward",        "lse_forward_run",    "combine",
+    "sum_losses",         "finish_loss",    "upstream",           "upstream_one",       "scale_upstream",
+    "list_kept",          "list_written",   "list_parts",         "sum_parts",          "clear_rows",
+    "grad_tiles",         "grad_e",         "grad_e_begin",       "grad_e_add",         "grad_c",
+    "grad_c_add",         "grad_c_f32",     "grad_c_f32_add",
 };
 
 kernels::Blocks with_d(kernels::Blocks b, std::int64_t d) {
@@ -53,6 +43,7 @@ bool DevicePrograms::used(DeviceProgram which) const {
     case DeviceProgram::label_rows_i64_i32:
     case DeviceProgram::label_rows_i64_i64: return desc_.shift > 0;
     case DeviceProgram::chunk_rows: return chunk() > 0;
+    case DeviceProgram::copy_rows: return copies_c();
     case DeviceProgram::lse_forward: return chunk() == 0;
     case DeviceProgram::sum_losses:
     case DeviceProgram::finish_loss:
@@ -106,6 +97,7 @@ Program DevicePrograms::record(DeviceProgram which) const {
     case DeviceProgram::compact_labels: return kernels::compact_labels();
     case DeviceProgram::chunk_rows: return kernels::chunk_rows(chunk());
     case DeviceProgram::compact_rows: return kernels::compact_rows(compact, few, many);
+    case DeviceProgram::copy_rows: return kernels::copy_rows(compact, few, many);
     case DeviceProgram::begin_losses: return kernels::begin_losses();
     case DeviceProgram::lse_forward: return kernels::lse_forward(compact, with_split(forward, 1));
     case DeviceProgram::lse_forward_run: return kernels::lse_forward(compact, forward);
@@ -125,7 +117,6 @@ Program DevicePrograms::record(DeviceProgram which) const {
     case DeviceProgram::grad_e: return grad_e(false, false);
     case DeviceProgram::grad_e_begin: return grad_e(false, true);
     case DeviceProgram::grad_e_add: return grad_e(true, true);
-    case DeviceProgram::grad_e_end: return grad_e(true, false);
     case DeviceProgram::grad_c: return grad_c(desc_.dtype, false);
     case DeviceProgram::grad_c_add: return grad_c(desc_.dtype, true);
     case DeviceProgram::grad_c_f32: return grad_c(f32, false);

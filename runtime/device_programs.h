@@ -25,6 +25,7 @@ enum class DeviceProgram : std::uint8_t {
   compact_labels,
   chunk_rows,
   compact_rows,
+  copy_rows,
   begin_losses,
   lse_forward,      // one block of v in a part: few rows
   lse_forward_run,  // several: many rows
@@ -41,9 +42,8 @@ enum class DeviceProgram : std::uint8_t {
   clear_rows,
   grad_tiles,
   grad_e,        // one vocabulary range
-  grad_e_begin,  // several: the first begins the f32 sum
+  grad_e_begin,  // several: the first begins the f32 sum, sum_parts makes de of it
   grad_e_add,
-  grad_e_end,  // and the last writes de
   grad_c,
   grad_c_add,
   grad_c_f32,  // dc in f32 beside a c of another dtype
@@ -56,6 +56,8 @@ class DevicePrograms {
   DevicePrograms(const PlanDesc& desc, const DeviceBlocks& blocks, const Target& target);
 
   const DeviceBlocks& blocks() const { return blocks_; }
+  /// Whether c is copied to rows that boxes can have.
+  bool copies_c() const { return blocks_.boxed && desc_.hidden % 8 != 0; }
   /// Rows of a pass of the forward; 0: all.
   std::int64_t chunk() const { return desc_.strategy == Strategy::min_memory ? blocks_.forward.n : 0; }
   /// Those that a plan of this kind may call.

@@ -48,13 +48,14 @@ std::int64_t label_blocks(std::int64_t rows) {
 }
 
 DeviceForwardSpace lay_out_device_forward(std::byte* memory, const PlanDesc& desc, std::int64_t rows,
-                                          std::int64_t chunk, std::int64_t parts) {
+                                          const DevicePrograms& programs, std::int64_t chunk, std::int64_t parts) {
   Carver carve(memory);
   DeviceForwardSpace s{};
   s.labels = take_labels(carve, rows);
   const std::int64_t P = label_blocks(rows) * kernels::label_block;
   s.chunk_rows = carve.take<std::int64_t>(blocks_of(P, chunk));
-  s.compact = carve.take<std::byte>(chunk, desc.hidden, size_of(desc.dtype));
+  s.compact = carve.take<std::byte>(chunk, copied_row(desc), size_of(desc.dtype));
+  if (programs.copies_c()) s.c = carve.take<std::byte>(desc.vocabulary, copied_row(desc), size_of(desc.dtype));
   s.part_max = carve.take<float>(chunk, parts);
   s.part_sum = carve.take<float>(chunk, parts);
   s.part_target = carve.take<float>(chunk, parts);
@@ -74,7 +75,8 @@ DeviceBackwardSpace lay_out_device_backward(std::byte* memory, const PlanDesc& d
   s.labels = take_labels(carve, rows);
   const std::int64_t P = label_blocks(rows) * kernels::label_block, row_blocks = blocks_of(P, b.n);
   const bool save = desc.strategy == Strategy::min_memory;
-  if (!save) s.compact = carve.take<std::byte>(P, desc.hidden, size_of(desc.dtype));
+  if (programs.copies_c()) s.c = carve.take<std::byte>(desc.vocabulary, copied_row(desc), size_of(desc.dtype));
+  if (!save) s.compact = carve.take<std::byte>(P, copied_row(desc), size_of(desc.dtype));
   s.g = carve.take<float>(P);
   s.scale = carve.take<float>(1);
   // Row blocks times blocks of d must keep a large GPU busy.

@@ -28,7 +28,8 @@ std::int64_t label_blocks(std::int64_t rows);
 struct DeviceForwardSpace {
   LabelSpace labels;
   std::int64_t* chunk_rows;  // [chunks], with several
-  std::byte* compact;        // [rows of a chunk, D]
+  std::byte* compact;        // [rows of a chunk, D], rows copied_row apart
+  std::byte* c;              // [V, D], the same; where the programs copy c
   float* part_max;           // [parts, rows of a chunk]
   float* part_sum;
   float* part_target;
@@ -39,7 +40,7 @@ struct DeviceForwardSpace {
 };
 /// `chunk`: rows of one pass; the last may have fewer.
 DeviceForwardSpace lay_out_device_forward(std::byte* memory, const PlanDesc& desc, std::int64_t rows,
-                                          std::int64_t chunk, std::int64_t parts);
+                                          const DevicePrograms& programs, std::int64_t chunk, std::int64_t parts);
 
 /// A list of tiles in the caller's workspace.
 struct ListSpace {
@@ -48,10 +49,12 @@ struct ListSpace {
 };
 struct DeviceBackwardSpace {
   LabelSpace labels;
-  std::byte* compact;  // [P, D]; with min_memory where `sum` lies, for calls that leave that alone
-  float* g;            // [P]
-  float* scale;        // [1]
-  float* sum;          // [P, D] with more than one range, or min_memory; [parts, M, D] with several parts
+  std::byte* c;  // as in the forward
+  std::byte*
+      compact;   // [P, D], rows copied_row apart; with min_memory where `sum` lies, for calls that leave that alone
+  float* g;      // [P]
+  float* scale;  // [1]
+  float* sum;    // [P, D] with more than one range, or min_memory; [parts, M, D] with several parts
   ListSpace kept, written;
   std::int64_t parts;      // of the vocabulary in the sums of de: several where rows are few
   TileListRef part_items;  // the list kept by rows of parts, with several

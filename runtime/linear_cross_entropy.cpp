@@ -42,8 +42,8 @@ void require_matrices(const TensorRef& e, const TensorRef& c) {
     throw UsageError(fmt::format("linear_cross_entropy: e is {}, c is {}; they must be [N, D] or [B, T, D], and [V, D]",
                                  e.describe(), c.describe()));
   if (e.shape[e.rank - 1] != c.shape[1])
-    throw UsageError(fmt::format("linear_cross_entropy: e is {}, c is {}; both end in D and D differs", e.describe(),
-                                 c.describe()));
+    throw UsageError(
+        fmt::format("linear_cross_entropy: e is {}, c is {}; both end in D and D differs", e.describe(), c.describe()));
 }
 
 }  // namespace

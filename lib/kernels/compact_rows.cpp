@@ -1,5 +1,5 @@
 // Rows that have a label, side by side: compact_rows copies them out of e. Rows that have none: clear_rows writes the
-// zeros of their gradient.
+// zeros of their gradient. copy_rows gives rows of c another distance, one that boxes of memory can have.
 #include "lib/kernels/kernels.h"
 
 namespace kerf::kernels {
@@ -11,6 +11,15 @@ Program compact_rows(Shape s, std::int64_t block_n, std::int64_t block_d) {
   Tensor compact = p.output("compact", s.dtype, {P, D});
   Block n = p.parallel(P, block_n), d = p.parallel(D, block_d);
   store(compact, n, d, load(e, load(rows, n, fill(-1)), d));
+  return p.finish();
+}
+
+Program copy_rows(Shape s, std::int64_t block_v, std::int64_t block_d) {
+  ProgramBuilder p("copy_rows");
+  Axis V = p.axis("V", s.vocabulary), D = p.axis("D", s.hidden);
+  Tensor c = p.input("c", s.dtype, {V, D}), copy = p.output("copy", s.dtype, {V, D});
+  Block v = p.parallel(V, block_v), d = p.parallel(D, block_d);
+  store(copy, v, d, load(c, v, d));
   return p.finish();
 }
 

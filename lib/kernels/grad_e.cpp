@@ -1,6 +1,7 @@
 // de of one block of rows: its kept tiles in order, summed in registers, written once where the valid rows lie. No
-// atomics, so the bits never vary. When the vocabulary is walked in ranges, the sum so far stays in f32 between them.
-// dz of f16 carries a power of two that keeps it from underflow; `scale` takes it out again.
+// atomics, so the bits never vary. When the vocabulary is walked in ranges, the sum so far stays in f32 between them
+// and each range begins from zero: tensor cores cut off what a sum in f32 does not hold, the more often the longer it
+// runs. dz of f16 carries a power of two that keeps it from underflow; `scale` takes it out again.
 #include "lib/kernels/kernels.h"
 #include "lib/kernels/reference.h"
 
@@ -35,9 +36,10 @@ Program grad_e(Shape s, Blocks b, bool from_sum, bool to_sum) {
   }
 
   Block n = p.parallel(N, b.n), d = p.parallel(D, b.d);
-  Tile total = p.loop(kept.in_row(n), from_sum ? load(sum, n, d) : zeros(n, d), [&](Kept k, Block v, Tile acc) {
+  Tile total = p.loop(kept.in_row(n), zeros(n, d), [&](Kept k, Block v, Tile acc) {
     return acc + dot(load(dz, k), load(c, v, d));  // contracts V
   });
+  if (from_sum) total = total + load(sum, n, d);
   if (to_sum) {
     store(sum, n, d, total);
   } else {

@@ -50,6 +50,8 @@ Program compact_labels();
 Program chunk_rows(std::int64_t chunk);
 /// e [T, D], rows [P] -> compact [P, D]: e[rows[p]], zeros where rows[p] is -1.
 Program compact_rows(Shape s, std::int64_t block_n, std::int64_t block_d);
+/// copy [V, D] = c [V, D].
+Program copy_rows(Shape s, std::int64_t block_v, std::int64_t block_d);
 /// Zeros in the rows of de [T, D] that have no label; the others are not written. label [T].
 Program clear_rows(Shape s, std::int64_t block_n, std::int64_t block_d);
 

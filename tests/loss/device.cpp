@@ -76,8 +76,9 @@ TEST_CASE_TEMPLATE("device loss: labels may have any strides, also 0", On, Host,
   }
 }
 
-TEST_CASE_TEMPLATE("device loss: a small workspace_limit, min_memory and repeated calls give the same gradients", On,
-                   Steps, Gpu) {
+TEST_CASE_TEMPLATE(
+    "device loss: a small workspace_limit and min_memory give the gradients, repeated calls the same bits", On, Steps,
+    Gpu) {
   if (!On::here()) return;
   for (auto [dtype, aligned] : {std::pair{f32, false}, {bf16, true}, {bf16, false}, {f16, true}}) {
     CAPTURE(name_of(dtype));
@@ -86,14 +87,16 @@ TEST_CASE_TEMPLATE("device loss: a small workspace_limit, min_memory and repeate
     if (aligned) x.align();
     x.run();
     x.check();
-    const auto bits = x.bits();
     const std::size_t wide = x.plan().workspace_bytes(x.N, true);
     for (PlanDesc desc : {PlanDesc{.workspace_limit = wide - 1}, PlanDesc{.workspace_limit = 1}, PlanDesc{}}) {
       CAPTURE(desc.workspace_limit);
       x.desc.workspace_limit = desc.workspace_limit;
       typename On::Runner plan(x.desc);
       if (desc.workspace_limit) CHECK(plan.workspace_bytes(x.N, true) < wide);
-      for (int call = 0; call < 2; ++call) {
+      x.run(plan);
+      x.check();
+      const auto bits = x.bits();
+      for (int call = 0; call < 20; ++call) {
         x.run(plan);
         CHECK(x.bits() == bits);
       }

@@ -118,7 +118,11 @@ struct Compiled {
 };
 
 Compiled compile_apart(const PlanDesc& desc) {
-  runtime::DevicePrograms programs(desc, runtime::choose_gpu_blocks({desc.vocabulary, desc.hidden, desc.dtype}));
+  const kernels::Shape shape{desc.vocabulary, desc.hidden, desc.dtype};
+  const Target target = runtime::target_of(desc);
+  const bool boxed = runtime::reads_in_boxes(desc, target);
+  runtime::DevicePrograms programs(
+      desc, boxed ? runtime::choose_boxed_blocks(shape) : runtime::choose_plain_blocks(shape), target);
   const std::vector<runtime::DeviceProgram> all = programs.all();
   Compiled c;
   c.programs.resize(all.size());
