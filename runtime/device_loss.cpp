@@ -331,7 +331,33 @@ void DeviceLoss::backward(const BackwardArgs& a, Stream stream) {
         {.tensors = {{"e", compact}, {"c", c}, {"rows", rows}, {"target", target}, {"lse", lse}, {"g", g}, {"dz", dz}},
          .lists = {{"kept", kept}},
          .device_sizes = sizes});
-    if (dc.given()) {
+    if (dc.given() && space.row_parts > 1) {
+      TileListRef items = space.row_part_items;
+      items.count = kept.count;
+      const std::int64_t S = space.row_parts, width = end - begin, K = kept.count, Q = S * width + 1;
+      const std::int64_t first = begin * b.v, here = std::min(end * b.v, desc_.vocabulary) - first, M = width * b.v;
+      call.run(DeviceProgram::list_row_parts,
+               {.tensors = {{"item_column", call.at(items.column, i32, {K})},
+                            {"items", call.at(items.column_items, i32, {K})},
+                            {"begin", call.at(items.column_begin, i32, {Q})}},
+                .axes = {{"N", rows.shape[0]}, {"I", std::max(K, Q)}, {"width", width}, {"parts", S}},
+                .device_sizes = sizes});
+      call.run(DeviceProgram::grad_c_parts,
+               {.tensors = {{"e", compact}, {"dz", dz}, {"sum", call.at(space.dc_sum, f32, {S * M, D})}},
+                .lists = {{"kept", items}},
+                .device_sizes = sizes});
+      TensorRef dc_here = dc;
+      dc_here.data = static_cast<std::byte*>(dc.data) + first * dc.strides[0] * size_of(dc.dtype);
+      dc_here.shape[0] = here;
+      LaunchArgs args{
+          .tensors = {{"sum", call.at(space.dc_sum, f32, {S, here, D}).with_strides({M * D, D, 1})}, {"dc", dc_here}}};
+      if (desc_.dtype == f16) args.tensors.emplace_back("scale", scale);
+      const bool mixed = dc.dtype != desc_.dtype;
+      call.run(mixed             ? a.accumulate_dc ? DeviceProgram::sum_dc_f32_add : DeviceProgram::sum_dc_f32
+               : a.accumulate_dc ? DeviceProgram::sum_dc_add
+                                 : DeviceProgram::sum_dc,
+               args);
+    } else if (dc.given()) {
       const TileListRef written = call.list(DeviceProgram::list_written, space.written, D, begin, end, nullptr);
       LaunchArgs args{.tensors = {{"e", compact}, {"dz", dz}, {"dc", dc}},
                       .lists = {{"kept", kept}, {"written", written}},

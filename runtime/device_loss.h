@@ -8,7 +8,8 @@
 //             sum_losses, finish_loss: mean or sum
 //   backward  labels as above; upstream (and scale_upstream for f16): g; compact_rows, with min_memory into de
 //             for each range of the vocabulary: list_tiles, grad_tiles, list_tiles, grad_c, grad_e
-//             where rows are few, list_parts and grad_e sum parts of the vocabulary apart, and sum_parts adds them up
+//             where blocks of dc are few: list_row_parts, grad_c_parts: sums of parts of the rows; sum_dc adds them up
+//             where rows are few: list_parts, grad_e: sums of parts of the vocabulary; sum_parts adds them up
 //             clear_rows: de of rows without a label
 #pragma once
 

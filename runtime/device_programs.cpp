@@ -11,13 +11,19 @@ namespace kerf::runtime {
 namespace {
 
 constexpr std::string_view names[device_programs] = {
-    "label_rows_i32",     "label_rows_i64", "label_rows_i32_i32", "label_rows_i32_i64", "label_rows_i64_i32",
-    "label_rows_i64_i64", "label_offsets",  "compact_labels",     "chunk_rows",         "compact_rows",
-    "copy_rows",          "begin_losses",   "lse_forward",        "lse_forward_run",    "combine",
-    "sum_losses",         "finish_loss",    "upstream",           "upstream_one",       "scale_upstream",
-    "list_kept",          "list_written",   "list_parts",         "sum_parts",          "clear_rows",
-    "grad_tiles",         "grad_e",         "grad_e_begin",       "grad_e_add",         "grad_c",
-    "grad_c_add",         "grad_c_f32",     "grad_c_f32_add",
+    "label_rows_i32",     "label_rows_i64",     "label_rows_i32_i32",
+    "label_rows_i32_i64", "label_rows_i64_i32", "label_rows_i64_i64",
+    "label_offsets",      "compact_labels",     "chunk_rows",
+    "compact_rows",       "copy_rows",          "begin_losses",
+    "lse_forward",        "lse_forward_run",    "combine",
+    "sum_losses",         "finish_loss",        "upstream",
+    "upstream_one",       "scale_upstream",     "list_kept",
+    "list_written",       "list_parts",         "sum_parts",
+    "list_row_parts",     "grad_c_parts",       "sum_dc",
+    "sum_dc_add",         "sum_dc_f32",         "sum_dc_f32_add",
+    "clear_rows",         "grad_tiles",         "grad_e",
+    "grad_e_begin",       "grad_e_add",         "grad_c",
+    "grad_c_add",         "grad_c_f32",         "grad_c_f32_add",
 };
 
 kernels::Blocks with_d(kernels::Blocks b, std::int64_t d) {
@@ -49,6 +55,12 @@ bool DevicePrograms::used(DeviceProgram which) const {
     case DeviceProgram::finish_loss:
     case DeviceProgram::upstream_one: return desc_.reduction != Reduction::none;
     case DeviceProgram::scale_upstream: return desc_.dtype == f16;
+    case DeviceProgram::list_row_parts:
+    case DeviceProgram::grad_c_parts:
+    case DeviceProgram::sum_dc:
+    case DeviceProgram::sum_dc_add: return desc_.strategy != Strategy::min_memory;
+    case DeviceProgram::sum_dc_f32:
+    case DeviceProgram::sum_dc_f32_add: return desc_.dtype != f32 && desc_.strategy != Strategy::min_memory;
     case DeviceProgram::grad_c_f32:
     case DeviceProgram::grad_c_f32_add: return desc_.dtype != f32;
     default: return true;
@@ -86,6 +98,7 @@ Program DevicePrograms::record(DeviceProgram which) const {
   const auto grad_c = [&](DType out, bool accumulate) {
     return kernels::grad_c(compact, with_d(backward, blocks_.grad_c_d), out, accumulate);
   };
+  const auto sum_dc = [&](DType out, bool accumulate) { return kernels::sum_dc(compact, out, accumulate, 8, 2, many); };
   switch (which) {
     case DeviceProgram::label_rows_i32: return label_rows(false, i32, i64);
     case DeviceProgram::label_rows_i64: return label_rows(false, i64, i64);
@@ -112,6 +125,12 @@ Program DevicePrograms::record(DeviceProgram which) const {
       return kernels::list_tiles(blocks_.grad_c_d, (desc_.hidden + blocks_.grad_c_d - 1) / blocks_.grad_c_d);
     case DeviceProgram::list_parts: return kernels::list_parts(backward.n, blocks_.band);
     case DeviceProgram::sum_parts: return kernels::sum_parts(compact, few, many);
+    case DeviceProgram::list_row_parts: return kernels::list_row_parts(backward.n, blocks_.band);
+    case DeviceProgram::grad_c_parts: return kernels::grad_c_parts(compact, with_d(backward, blocks_.grad_c_d));
+    case DeviceProgram::sum_dc: return sum_dc(desc_.dtype, false);
+    case DeviceProgram::sum_dc_add: return sum_dc(desc_.dtype, true);
+    case DeviceProgram::sum_dc_f32: return sum_dc(f32, false);
+    case DeviceProgram::sum_dc_f32_add: return sum_dc(f32, true);
     case DeviceProgram::clear_rows: return kernels::clear_rows(compact, few, many);
     case DeviceProgram::grad_tiles: return kernels::grad_tiles(compact, backward);
     case DeviceProgram::grad_e: return grad_e(false, false);

@@ -39,6 +39,12 @@ enum class DeviceProgram : std::uint8_t {
   list_written,
   list_parts,  // few rows: the vocabulary in parts
   sum_parts,
+  list_row_parts,  // few blocks of dc: the rows in parts
+  grad_c_parts,
+  sum_dc,
+  sum_dc_add,
+  sum_dc_f32,
+  sum_dc_f32_add,
   clear_rows,
   grad_tiles,
   grad_e,        // one vocabulary range
@@ -49,7 +55,7 @@ enum class DeviceProgram : std::uint8_t {
   grad_c_f32,  // dc in f32 beside a c of another dtype
   grad_c_f32_add,
 };
-inline constexpr std::size_t device_programs = 33;
+inline constexpr std::size_t device_programs = 39;
 
 class DevicePrograms {
  public:

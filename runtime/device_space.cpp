@@ -11,6 +11,23 @@ namespace kerf::runtime {
 namespace {
 
 constexpr std::int64_t few_tiles = 132, most_parts = 16;
+constexpr std::int64_t most_dc_sums = std::int64_t{64} << 20;  // bytes
+
+/// In how many parts rows are cut for the sums of `tiles` blocks of dc, each over `row_blocks`; `part_bytes`: of the
+/// sums of one part. All of a GPU's multiprocessors, one block each, should have equally much to do.
+std::int64_t choose_row_parts(std::int64_t tiles, std::int64_t row_blocks, std::int64_t part_bytes,
+                              std::int64_t most_bytes) {
+  if (tiles >= few_tiles) return 1;
+  const std::int64_t most = std::min({most_parts, row_blocks, most_bytes / part_bytes});
+  std::int64_t best = 1, least = row_blocks;
+  for (std::int64_t parts = 2; parts <= most; ++parts) {
+    // In turns of a sum: two launches more cost about as much as four, writing and reading 16 blocks as one.
+    const std::int64_t cost =
+        blocks_of(tiles * parts, few_tiles) * blocks_of(row_blocks, parts) + 4 + blocks_of(tiles * parts, 16);
+    if (cost < least) best = parts, least = cost;
+  }
+  return best;
+}
 
 LabelSpace take_labels(Carver& carve, std::int64_t rows) {
   const std::int64_t R = label_blocks(rows), P = R * kernels::label_block;
@@ -105,7 +122,20 @@ DeviceBackwardSpace lay_out_device_backward(std::byte* memory, const PlanDesc& d
     s.part_items.row_items = carve.take<std::int32_t>(s.kept.ref.count);
     s.part_items.row_begin = carve.take<std::int32_t>(s.parts * down + 1);
   }
-  s.dz = carve.take<std::byte>(row_blocks, ranges.width, b.n * b.v * size_of(desc.dtype));
+  // No more than dz takes: where narrow ranges are to save memory, this does.
+  const std::int64_t tile_bytes = b.n * b.v * size_of(desc.dtype), range_v = ranges.width * b.v;
+  const std::int64_t most_sums = std::min(most_dc_sums, down * ranges.width * tile_bytes);
+  s.row_parts = save ? 1
+                     : choose_row_parts(hidden_blocks * ranges.width, down,
+                                        range_v * desc.hidden * std::int64_t{sizeof(float)}, most_sums);
+  if (s.row_parts > 1) {
+    s.dc_sum = carve.take<float>(s.row_parts, range_v, desc.hidden);
+    s.row_part_items = s.kept.ref;
+    s.row_part_items.column = carve.take<std::int32_t>(s.kept.ref.count);
+    s.row_part_items.column_items = carve.take<std::int32_t>(s.kept.ref.count);
+    s.row_part_items.column_begin = carve.take<std::int32_t>(s.row_parts * ranges.width + 1);
+  }
+  s.dz = carve.take<std::byte>(row_blocks, ranges.width, tile_bytes);
   s.bytes = carve.bytes();
   return s;
 }

@@ -56,8 +56,11 @@ struct DeviceBackwardSpace {
   float* scale;  // [1]
   float* sum;    // [P, D] with more than one range, or min_memory; [parts, M, D] with several parts
   ListSpace kept, written;
-  std::int64_t parts;      // of the vocabulary in the sums of de: several where rows are few
-  TileListRef part_items;  // the list kept by rows of parts, with several
+  std::int64_t parts;          // of the vocabulary in the sums of de: several where rows are few
+  TileListRef part_items;      // the list kept by rows of parts, with several
+  std::int64_t row_parts;      // in the sums of dc: several where blocks of dc are few
+  float* dc_sum;               // [row_parts, b.v of a range's blocks, D], with several
+  TileListRef row_part_items;  // the list kept by columns of parts, with several
   std::byte* dz;
   std::size_t bytes;
 };

@@ -1,5 +1,6 @@
 // dc of one block of vocabulary: its kept tiles in order, summed in registers, written once, or added to what dc holds.
 // The blocks of dc to write come as a list, so that a launch touches one range of the vocabulary and nothing else.
+// Where these are too few for a GPU, the rows are cut in parts, each summed apart, and sum_dc adds the parts in order.
 #include "lib/kernels/kernels.h"
 #include "lib/kernels/reference.h"
 
@@ -33,6 +34,34 @@ Program grad_c(Shape s, Blocks b, DType out, bool accumulate) {
     Tile x = s.compact ? load(e, n, d) : load(e, load(rows, n, fill(-1)), d);
     return acc + dot(load(dz, k), x);  // contracts N
   });
+  if (s.dtype == f16) total = total * load(scale);
+  if (accumulate) total = total + cast(load(dc, v, d), f32);
+  store(dc, v, d, cast(total, out));
+  return p.finish();
+}
+
+Program grad_c_parts(Shape s, Blocks b) {
+  ProgramBuilder p("grad_c_parts");
+  Axis N = p.axis("N"), M = p.axis("M"), D = p.axis("D", s.hidden);
+  Tensor e = p.input("e", s.dtype, {N, D}), sum = p.output("sum", f32, {M, D});
+  TileList kept = p.tile_list("kept", N, b.n, M, b.v);
+  Packed dz = p.packed_input("dz", s.dtype, kept, {M, N});
+  Block m = p.parallel(M, b.v), d = p.parallel(D, b.d);
+  store(sum, m, d, p.loop(kept.in_column(m), zeros(m, d), [&](Kept k, Block n, Tile acc) {
+    return acc + dot(load(dz, k), load(e, n, d));  // contracts N
+  }));
+  return p.finish();
+}
+
+Program sum_dc(Shape s, DType out, bool accumulate, std::int64_t block_s, std::int64_t block_v, std::int64_t block_d) {
+  ProgramBuilder p(accumulate ? "sum_dc_accumulate" : "sum_dc");
+  Axis S = p.axis("S"), V = p.axis("V"), D = p.axis("D", s.hidden);
+  Tensor sum = p.input("sum", f32, {S, V, D}), scale;
+  if (s.dtype == f16) scale = p.input("scale", f32, {});
+  Tensor dc = accumulate ? p.inout("dc", out, {V, D}) : p.output("dc", out, {V, D});
+  Block v = p.parallel(V, block_v), d = p.parallel(D, block_d);
+  Tile total =
+      p.loop(S, block_s, zeros(v, d), [&](Block at, Tile acc) { return acc + reduce_sum(load(sum, at, v, d), S); });
   if (s.dtype == f16) total = total * load(scale);
   if (accumulate) total = total + cast(load(dc, v, d), f32);
   store(dc, v, d, cast(total, out));

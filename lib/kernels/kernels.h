@@ -80,6 +80,9 @@ Program list_tiles(std::int64_t block_n, std::int64_t band);
 /// The same tiles as rows of `parts` matrices: column c belongs to part c % parts, block row r of part s is row s down
 /// + r of the list, `down` row blocks to a part. Few rows so become many. item_row, items [K], begin [parts down + 1].
 Program list_parts(std::int64_t block_n, std::int64_t band);
+/// The same tiles, `width` columns of them, as columns of `parts` matrices: row block r belongs to part r % parts, the
+/// i-th column of part s is column s width + i of the list. item_column, items [K], begin [parts width + 1].
+Program list_row_parts(std::int64_t block_n, std::int64_t band);
 /// de[rows[n]] = scale * sum over parts of sum [S, M, D], in order; scale for f16 alone.
 Program sum_parts(Shape s, std::int64_t block_n, std::int64_t block_d);
 
@@ -96,5 +99,10 @@ Program grad_e(Shape s, Blocks b, bool from_sum, bool to_sum);
 /// dc[v] = scale * sum over kept tiles of dz^T e [+ dc], for the blocks of dc in the list `written` (D x V); out is the
 /// dtype of dc. `scale` is an input for f16 alone, here and in grad_e.
 Program grad_c(Shape s, Blocks b, DType out, bool accumulate);
+/// The sums of grad_c over columns of parts: `kept` is what list_row_parts made, sum [M, D] f32, b.v rows to a column.
+/// e is compact.
+Program grad_c_parts(Shape s, Blocks b);
+/// dc[v] = scale * sum over parts of sum [S, V, D], in order, block_s at a time [+ dc].
+Program sum_dc(Shape s, DType out, bool accumulate, std::int64_t block_s, std::int64_t block_v, std::int64_t block_d);
 
 }  // namespace kerf::kernels

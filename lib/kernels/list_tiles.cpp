@@ -75,4 +75,29 @@ Program list_parts(std::int64_t block_n, std::int64_t band) {
   return p.finish();
 }
 
+Program list_row_parts(std::int64_t block_n, std::int64_t band) {
+  ProgramBuilder p("list_row_parts");
+  Axis N = p.axis("N"), I = p.axis("I"), width_axis = p.axis("width"), parts_axis = p.axis("parts");
+  Axis K = p.axis("K"), Q = p.axis("Q");
+  Tensor item_column = p.output("item_column", i32, {K}), items = p.output("items", i32, {K});
+  Tensor begins = p.output("begin", i32, {Q});
+
+  Block at = p.parallel(I, 256);
+  Tile i = at.index(), width = p.size(width_axis), parts = p.size(parts_axis);
+  Tile rows = (p.size(N) + (block_n - 1)) / block_n;
+  // Rows of the parts before s.
+  auto before = [&](Tile s) { return rows / parts * s + min(rows - rows / parts * parts, s); };
+  auto count = [&](Tile s) { return before(s + 1) - before(s); };
+
+  Tile begin = i / (width * band) * band, inside = i - begin * width, high = min(rows - begin, band);
+  Tile step = inside / high, row = begin + inside - step * high;
+  Tile nth = row / parts, part = row - nth * parts;
+  store(item_column, i, cast(part * width + step, i32));
+  store(items, where(i < rows * width, before(part) * width + step * count(part) + nth, -1), cast(i, i32));
+
+  Tile s = i / width;
+  store(begins, i, cast(before(s) * width + (i - s * width) * count(s), i32));
+  return p.finish();
+}
+
 }  // namespace kerf::kernels

@@ -156,6 +156,94 @@ TEST_CASE_TEMPLATE("device loss: a c and de that lie as boxes want them", On, Ho
       }
 }
 
+TEST_CASE_TEMPLATE("device loss: a small vocabulary, whose dc is summed in parts of the rows", On, Steps, Gpu) {
+  if (!On::here()) return;
+  for (DType dtype : {f32, bf16, f16})
+    for (bool aligned : {true, false})
+      for (DType main_grad : {dtype, f32})
+        for (bool accumulate : {false, true}) {
+          CAPTURE(name_of(dtype));
+          CAPTURE(aligned);
+          CAPTURE(name_of(main_grad));
+          CAPTURE(accumulate);
+          Routed<On> x({1500, 70, 24}, {.dtype = dtype});
+          if (aligned) x.align();
+          x.run();
+          x.check();
+          const Array alone = x.dc;
+          x.dc = Array(main_grad, {70, 24}, 5);
+          for (std::int64_t i = 0; i < x.dc.size(); ++i)
+            x.dc.set(i, accumulate ? 0.25 * static_cast<double>(i % 3) : 0);
+          x.accumulate_dc = accumulate;
+          typename On::Runner plan(x.desc);
+          x.run(plan);
+          std::vector<double> want = x.expected().dc;
+          for (std::size_t i = 0; i < want.size() && accumulate; ++i) want[i] += 0.25 * static_cast<double>(i % 3);
+          CHECK(error(x.dc, want).norm < (dtype == f32 ? 1e-5 : dtype == f16 ? 1e-3 : 4e-3));
+        }
+}
+
+TEST_CASE_TEMPLATE("device loss: parts of the rows without a label, and repeated calls over them", On, Steps, Gpu) {
+  if (!On::here()) return;
+  for (DType dtype : {f32, bf16, f16})
+    for (std::int64_t valid : {0, 1, 40, 700}) {
+      CAPTURE(name_of(dtype));
+      CAPTURE(valid);
+      Routed<On> x({1500, 100, 40}, {.dtype = dtype, .reduction = Reduction::sum});
+      std::int64_t left = valid;
+      for (std::int64_t n = 0; n < x.N; ++n)
+        if (x.label[static_cast<std::size_t>(n)] >= 0 && left-- <= 0) {
+          x.target.set(n, -100);
+          x.label[static_cast<std::size_t>(n)] = -1;
+        }
+      x.align();
+      typename On::Runner plan(x.desc);
+      x.run(plan);
+      if (valid > 0)
+        x.check();
+      else
+        for (std::int64_t i = 0; i < x.dc.size(); ++i) CHECK(x.dc[i] == 0);
+      const auto bits = x.bits();
+      for (int call = 0; call < 5; ++call) {
+        x.run(plan);
+        CHECK(x.bits() == bits);
+      }
+    }
+}
+
+TEST_CASE_TEMPLATE("device loss: parts of the rows in several ranges of the vocabulary", On, Steps, Gpu) {
+  if (!On::here()) return;
+  for (DType dtype : {f32, bf16}) {
+    CAPTURE(name_of(dtype));
+    Routed<On> x({1500, 300, 24}, {.dtype = dtype, .workspace_limit = 1});
+    x.align();
+    x.run();
+    x.check();
+  }
+}
+
+TEST_CASE("device loss: sums in parts of the rows take no more than dz, and no more than 64 MiB") {
+  for (auto [rows, V, D] : {std::tuple<std::int64_t, std::int64_t, std::int64_t>{25088, 1000, 768},
+                            {1 << 20, 150, 512},
+                            {8192, 1000, 768},
+                            {300, 1000, 768}}) {
+    CAPTURE(rows);
+    const kernels::Shape shape{V, D, bf16};
+    const PlanDesc desc{.hidden = D, .vocabulary = V, .dtype = bf16};
+    for (const runtime::DeviceBlocks& blocks :
+         {runtime::choose_boxed_blocks(shape), runtime::choose_plain_blocks(shape)}) {
+      const runtime::DevicePrograms programs(desc, blocks, Target::host());
+      const std::int64_t columns = runtime::blocks_of(V, blocks.backward.v);
+      const auto space = runtime::lay_out_device_backward(nullptr, desc, rows, programs, {columns, columns});
+      const std::int64_t dz =
+          runtime::blocks_of(rows, blocks.backward.n) * blocks.backward.n * columns * blocks.backward.v * 2;
+      const std::int64_t sums = space.row_parts * columns * blocks.backward.v * D * 4;
+      if (space.row_parts > 1) CHECK(sums <= std::min<std::int64_t>(dz, std::int64_t{64} << 20));
+      if (blocks.boxed) CHECK(space.row_parts == (rows == 25088 ? 5 : rows == 8192 ? 5 : rows == 300 ? 1 : 16));
+    }
+  }
+}
+
 TEST_CASE("device loss: min_memory at the size of Gemma 2 stays below what it promises") {
   const PlanDesc desc{.hidden = 2304, .vocabulary = 256000, .dtype = bf16, .strategy = Strategy::min_memory};
   const runtime::DeviceLoss loss(desc, runtime::choose_boxed_blocks({256000, 2304, bf16}),

@@ -328,6 +328,65 @@ TEST_CASE("list_parts: the tiles of each part and row of blocks, in the order of
   }
 }
 
+TEST_CASE("list_row_parts: the tiles of each part of the rows and column, in the order of their rows") {
+  struct Size {
+    std::int64_t rows, down, width, parts;
+  };
+  for (const Size s : {Size{7, 7, 5, 3}, {17, 20, 2, 4}, {0, 2, 3, 2}, {2, 9, 2, 16}, {1, 40, 4, 5}, {33, 33, 1, 16}}) {
+    CAPTURE(s.rows);
+    CAPTURE(s.parts);
+    const std::int64_t block = 16, band = 3, K = s.down * s.width, Q = s.parts * s.width + 1, first = 4;
+    const std::vector<TileAt> tiles = reference_list_tiles(s.rows, first, first + s.width, band);
+    std::vector<std::int64_t> begin_ref = {0}, items_ref;
+    for (std::int64_t part = 0; part < s.parts; ++part)
+      for (std::int64_t column = first; column < first + s.width; ++column) {
+        for (std::int64_t row = part; row < s.rows; row += s.parts)
+          for (std::size_t k = 0; k < tiles.size(); ++k)
+            if (tiles[k].row == row && tiles[k].column == column) items_ref.push_back(static_cast<std::int64_t>(k));
+        begin_ref.push_back(std::ssize(items_ref));
+      }
+    Array item_column(i32, {K}), items(i32, {K}), begin(i32, {Q});
+    on_each_backend(
+        list_row_parts(block, band),
+        {.arrays = {{"item_column", &item_column}, {"items", &items}, {"begin", &begin}},
+         .axes = {{"N", s.rows * block - (s.rows > 0 ? 7 : 0)},
+                  {"I", std::max(K, Q)},
+                  {"width", s.width},
+                  {"parts", s.parts}}},
+        [&] {
+          check_equal(begin, begin_ref);
+          for (std::size_t k = 0; k < tiles.size(); ++k) {
+            const auto at = static_cast<std::int64_t>(k);
+            CHECK(items[at] == static_cast<double>(items_ref[k]));
+            CHECK(item_column[at] == static_cast<double>(tiles[k].row % s.parts * s.width + tiles[k].column - first));
+          }
+        });
+  }
+}
+
+TEST_CASE("sum_dc: parts in order give dc, or are added to it") {
+  for (DType dtype : {f32, bf16, f16})
+    for (DType out : {dtype, f32})
+      for (bool accumulate : {false, true}) {
+        CAPTURE(name_of(dtype));
+        CAPTURE(name_of(out));
+        CAPTURE(accumulate);
+        Random random(8);
+        Array sum = normal(random, f32, {11, 7, 21}), dc = normal(random, out, {7, 21}, 1, 3), scale(f32, {});
+        scale.set(0, 0.5);
+        std::vector<double> want(7 * 21);
+        for (std::int64_t i = 0; i < 11 * 7 * 21; ++i)
+          want[static_cast<std::size_t>(i % (7 * 21))] += (dtype == f16 ? 0.5 : 1) * sum[i];
+        for (std::int64_t i = 0; i < dc.size() && accumulate; ++i) want[static_cast<std::size_t>(i)] += dc[i];
+        NamedArrays all = {{"sum", &sum}, {"dc", &dc}};
+        if (dtype == f16) all.emplace_back("scale", &scale);
+        const Program program = sum_dc({.vocabulary = 5, .hidden = 21, .dtype = dtype}, out, accumulate, 4, 2, 8);
+        on_each_backend(program, {.arrays = all}, [&] {
+          CHECK(error(dc, want).norm < (out == f32 ? 1e-6 : out == f16 ? 1e-3 : 4e-3));
+        });
+      }
+}
+
 TEST_CASE("sum_parts: parts in order give de of the rows with a label") {
   for (DType dtype : {f32, bf16, f16}) {
     Random random(8);

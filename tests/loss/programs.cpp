@@ -218,6 +218,36 @@ TEST_CASE("grad_tiles, grad_e and grad_c: one range of the vocabulary after the 
       });
       on_each_backend(grad_c(x.shape, blocks, f32, true), {.arrays = to_main, .lists = lists},
                       [&] { CHECK(error(main_grad, main_ref).norm < 2e-6); });
+
+      if (!setup.compact) continue;
+      // The list by columns of two parts, of which every second row block is one.
+      const std::int64_t parts = 2, width = end - begin, K = kept.ref.count;
+      std::vector<std::int32_t> column, items, item_begin;
+      for (const TileAt& tile : kept.at())
+        column.push_back(static_cast<std::int32_t>(tile.row % parts * width + tile.column - begin));
+      for (std::int32_t of = 0; of <= parts * width; ++of) {
+        item_begin.push_back(static_cast<std::int32_t>(items.size()));
+        for (std::int32_t k = 0; k < K; ++k)
+          if (column[static_cast<std::size_t>(k)] == of) items.push_back(k);
+      }
+      TileListRef by_part = kept.ref;
+      by_part.column = column.data(), by_part.column_items = items.data(), by_part.column_begin = item_begin.data();
+      const std::int64_t M = width * blocks.v;
+      Doubles part_ref(parts * M * D, 0);
+      for (std::int64_t k = 0; k < K; ++k) {
+        Doubles one(V * D, 0);
+        const TileAt tile = kept.at()[static_cast<std::size_t>(k)];
+        const Doubles all = dz.values();
+        reference_grad_c(x.shape, blocks, x.e.values(), x.row_list, {tile},
+                         {all.begin() + k * blocks.v * blocks.n, all.begin() + (k + 1) * blocks.v * blocks.n}, 1, one);
+        for (std::int64_t v = begin * blocks.v; v < std::min(V, end * blocks.v); ++v)
+          for (std::int64_t d = 0; d < D; ++d)
+            part_ref[(tile.row % parts * M + v - begin * blocks.v) * D + d] += one[v * D + d];
+      }
+      Array part_sum(f32, {parts * M, D});
+      on_each_backend(grad_c_parts(x.shape, blocks),
+                      {.arrays = {{"e", &x.e}, {"dz", &dz}, {"sum", &part_sum}}, .lists = {{"kept", by_part}}},
+                      [&] { CHECK(error(part_sum, part_ref).norm < 2e-6); });
     }
   });
 }
