@@ -130,11 +130,14 @@ Expected LossCase::expected() const {
 void LossCase::check() const {
   const Expected x = expected();
   const double tolerance = desc.dtype == f32 ? 1e-5 : desc.dtype == f16 ? 1e-3 : 4e-3;
-  const double ulp = 0x1p-23;
+  // cuBLAS with f32 sums on an H200 loses up to 0.55 ulp (bf16) or 1.25 ulp (f16) for each 16 products; ulp / 2 at a
+  // number just below a power of two is ulp above it.
+  const double lost = !tensor_cores || desc.dtype == f32 ? 0 : desc.dtype == bf16 ? 1.1 : 2.5;
+  const double ulp = 0x1p-23, allowed = ulp * (2 + lost * static_cast<double>((desc.hidden + 15) / 16));
   for (std::int64_t n = 0; n < N; ++n) {
     CAPTURE(n);
     const double want = x.lse[static_cast<std::size_t>(n)];
-    CHECK(std::abs(lse[n] - want) <= std::max(1e-5, 2 * ulp * std::abs(want)));
+    CHECK(std::abs(lse[n] - want) <= std::max(1e-5, allowed * std::abs(want)));
     if (desc.reduction == Reduction::none) CHECK(std::abs(loss[n] - x.row_loss[static_cast<std::size_t>(n)]) <= 2e-5);
     if (label[static_cast<std::size_t>(n)] >= 0) continue;
     CHECK(lse[n] == 0);

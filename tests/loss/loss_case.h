@@ -48,6 +48,7 @@ struct LossCase {
   Array loss, lse, de, dc;
   std::vector<std::int64_t> label;  // what each row is scored against, -1: nothing
   bool accumulate_dc = false;
+  bool tensor_cores = false;  // compute it: sums of bf16 and f16 products lose what f32 does not hold
 
   /// Random: logits of standard deviation 2.5, every tenth row close to its target's row of c, every twentieth ignored.
   LossCase(Sizes s, PlanDesc desc, std::uint64_t seed = 1);

@@ -116,7 +116,9 @@ struct Gpu {
 /// A loss to test on one route.
 template <class On>
 struct Routed : LossCase {
-  using LossCase::LossCase;
+  Routed(Sizes s, PlanDesc d, std::uint64_t seed = 1) : LossCase(s, std::move(d), seed) {
+    tensor_cores = std::is_same_v<On, Gpu>;
+  }
   using LossCase::run;
   using Runner = typename On::Runner;
   Runner plan() const { return Runner(desc); }
