@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstring>
 #include <initializer_list>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -47,6 +48,13 @@ TensorRef column(const TensorRef& t) {
 
 /// The rows of a matrix, `row` elements apart.
 TensorRef apart(const TensorRef& t, std::int64_t row) { return t.with_strides({row, 1}); }
+
+/// The same rows in elements of 8 bytes; none where they do not begin and end at multiples of that.
+std::optional<TensorRef> by_8(const TensorRef& t) {
+  const std::int64_t size = size_of(t.dtype), row = t.shape[1] * size, step = t.strides[0] * size;
+  if ((static_cast<std::int64_t>(reinterpret_cast<std::uintptr_t>(t.data)) | row | step) % 8 != 0) return {};
+  return TensorRef(t.data, i64, {t.shape[0], row / 8}, t.device).with_strides({step / 8, 1});
+}
 
 TensorRef scalar(const TensorRef& t) { return TensorRef(t.data, t.dtype, {}, t.device); }
 
@@ -98,6 +106,21 @@ struct DeviceLoss::Call {
                                                     {"valid", at(s.valid, i64, {})},
                                                     {"rows", at(s.rows, i64, {P})},
                                                     {"target", at(s.target, i32, {P})}}});
+  }
+
+  /// Copies rows of e side by side.
+  void compact_rows(const TensorRef& e, const TensorRef& rows, const TensorRef& compact) const {
+    const auto from = by_8(e), to = by_8(compact);
+    const bool both = from && to;
+    run(both ? DeviceProgram::compact_rows_by_8 : DeviceProgram::compact_rows,
+        {.tensors = {{"e", both ? *from : e}, {"rows", rows}, {"compact", both ? *to : compact}}});
+  }
+
+  /// Zeros in rows of de without a label.
+  void clear_rows(const TensorRef& label, const TensorRef& de) const {
+    const auto wide = by_8(de);
+    run(wide ? DeviceProgram::clear_rows_by_8 : DeviceProgram::clear_rows,
+        {.tensors = {{"label", label}, {"de", wide.value_or(de)}}});
   }
 
   /// c, or a copy of it in `copy` whose rows boxes can have.
@@ -259,7 +282,7 @@ void DeviceLoss::forward(const ForwardArgs& a, Stream stream) {
   const TensorRef c = call.readable(given_c, space.c);
   for (std::int64_t i = 0; i < blocks_of(N, step); ++i) {
     const TensorRef rows = call.at(s.rows + i * step, i64, {step}), target = call.at(s.target + i * step, i32, {step});
-    call.run(DeviceProgram::compact_rows, {.tensors = {{"e", e}, {"rows", rows}, {"compact", compact}}});
+    call.compact_rows(e, rows, compact);
     call.run(runs_of_blocks(programs, N) ? DeviceProgram::lse_forward_run : DeviceProgram::lse_forward,
              {.tensors = {{"e", compact},
                           {"c", c},
@@ -318,7 +341,7 @@ void DeviceLoss::backward(const BackwardArgs& a, Stream stream) {
   const bool in_de = desc_.strategy == Strategy::min_memory && several && de.given() && N > 0;
   const TensorRef compact = in_de ? de : apart(call.at(space.compact, desc_.dtype, {M, D}), copied_row(desc_));
   const TensorRef c = call.readable(given_c, space.c);
-  call.run(DeviceProgram::compact_rows, {.tensors = {{"e", e}, {"rows", rows}, {"compact", compact}}});
+  call.compact_rows(e, rows, compact);
   const kernels::Blocks& b = programs.blocks().backward;
   const bool split = space.parts > 1;
   const std::int64_t down = std::max<std::int64_t>(1, blocks_of(N, b.n));
@@ -406,7 +429,7 @@ void DeviceLoss::backward(const BackwardArgs& a, Stream stream) {
     if (desc_.dtype == f16) args.tensors.emplace_back("scale", scale);
     call.run(DeviceProgram::sum_parts, args);
   }
-  if (de.given()) call.run(DeviceProgram::clear_rows, {.tensors = {{"label", call.at(s.label, i32, {N})}, {"de", de}}});
+  if (de.given()) call.clear_rows(call.at(s.label, i32, {N}), de);
 }
 
 }  // namespace kerf::runtime

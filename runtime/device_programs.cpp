@@ -11,19 +11,47 @@ namespace kerf::runtime {
 namespace {
 
 constexpr std::string_view names[device_programs] = {
-    "label_rows_i32",     "label_rows_i64",     "label_rows_i32_i32",
-    "label_rows_i32_i64", "label_rows_i64_i32", "label_rows_i64_i64",
-    "label_offsets",      "compact_labels",     "chunk_rows",
-    "compact_rows",       "copy_rows",          "begin_losses",
-    "lse_forward",        "lse_forward_run",    "combine",
-    "sum_losses",         "finish_loss",        "upstream",
-    "upstream_one",       "scale_upstream",     "list_kept",
-    "list_written",       "list_parts",         "sum_parts",
-    "list_row_parts",     "grad_c_parts",       "sum_dc",
-    "sum_dc_add",         "sum_dc_f32",         "sum_dc_f32_add",
-    "clear_rows",         "grad_tiles",         "grad_e",
-    "grad_e_begin",       "grad_e_add",         "grad_c",
-    "grad_c_add",         "grad_c_f32",         "grad_c_f32_add",
+    "label_rows_i32",
+    "label_rows_i64",
+    "label_rows_i32_i32",
+    "label_rows_i32_i64",
+    "label_rows_i64_i32",
+    "label_rows_i64_i64",
+    "label_offsets",
+    "compact_labels",
+    "chunk_rows",
+    "compact_rows",
+    "compact_rows_by_8",
+    "copy_rows",
+    "begin_losses",
+    "lse_forward",
+    "lse_forward_run",
+    "combine",
+    "sum_losses",
+    "finish_loss",
+    "upstream",
+    "upstream_one",
+    "scale_upstream",
+    "list_kept",
+    "list_written",
+    "list_parts",
+    "sum_parts",
+    "list_row_parts",
+    "grad_c_parts",
+    "sum_dc",
+    "sum_dc_add",
+    "sum_dc_f32",
+    "sum_dc_f32_add",
+    "clear_rows",
+    "clear_rows_by_8",
+    "grad_tiles",
+    "grad_e",
+    "grad_e_begin",
+    "grad_e_add",
+    "grad_c",
+    "grad_c_add",
+    "grad_c_f32",
+    "grad_c_f32_add",
 };
 
 kernels::Blocks with_d(kernels::Blocks b, std::int64_t d) {
@@ -49,6 +77,8 @@ bool DevicePrograms::used(DeviceProgram which) const {
     case DeviceProgram::label_rows_i64_i32:
     case DeviceProgram::label_rows_i64_i64: return desc_.shift > 0;
     case DeviceProgram::chunk_rows: return chunk() > 0;
+    case DeviceProgram::compact_rows_by_8:
+    case DeviceProgram::clear_rows_by_8: return desc_.hidden * size_of(desc_.dtype) % 8 == 0;
     case DeviceProgram::copy_rows: return copies_c();
     case DeviceProgram::lse_forward: return chunk() == 0;
     case DeviceProgram::sum_losses:
@@ -78,6 +108,7 @@ Program DevicePrograms::record(DeviceProgram which) const {
   constexpr std::int64_t few = 16, many = 256;  // rows and columns of a program that copies or clears
   const kernels::Blocks &forward = blocks_.forward, &backward = blocks_.backward;
   const kernels::Shape compact{desc_.vocabulary, desc_.hidden, desc_.dtype, true};
+  const kernels::Shape by_8{desc_.vocabulary, desc_.hidden * size_of(desc_.dtype) / 8, i64};
   const auto label_rows = [&](bool packed, DType target, DType cu_seqlens) {
     return kernels::label_rows({.target = target,
                                 .packed = packed,
@@ -110,6 +141,7 @@ Program DevicePrograms::record(DeviceProgram which) const {
     case DeviceProgram::compact_labels: return kernels::compact_labels();
     case DeviceProgram::chunk_rows: return kernels::chunk_rows(chunk());
     case DeviceProgram::compact_rows: return kernels::compact_rows(compact, few, many);
+    case DeviceProgram::compact_rows_by_8: return kernels::compact_rows(by_8, few, many / 4);
     case DeviceProgram::copy_rows: return kernels::copy_rows(compact, few, many);
     case DeviceProgram::begin_losses: return kernels::begin_losses();
     case DeviceProgram::lse_forward: return kernels::lse_forward(compact, with_split(forward, 1));
@@ -132,6 +164,7 @@ Program DevicePrograms::record(DeviceProgram which) const {
     case DeviceProgram::sum_dc_f32: return sum_dc(f32, false);
     case DeviceProgram::sum_dc_f32_add: return sum_dc(f32, true);
     case DeviceProgram::clear_rows: return kernels::clear_rows(compact, few, many);
+    case DeviceProgram::clear_rows_by_8: return kernels::clear_rows(by_8, few, many / 4);
     case DeviceProgram::grad_tiles: return kernels::grad_tiles(compact, backward);
     case DeviceProgram::grad_e: return grad_e(false, false);
     case DeviceProgram::grad_e_begin: return grad_e(false, true);

@@ -25,6 +25,7 @@ enum class DeviceProgram : std::uint8_t {
   compact_labels,
   chunk_rows,
   compact_rows,
+  compact_rows_by_8,  // bytes, where rows lie so
   copy_rows,
   begin_losses,
   lse_forward,      // one block of v in a part: few rows
@@ -46,6 +47,7 @@ enum class DeviceProgram : std::uint8_t {
   sum_dc_f32,
   sum_dc_f32_add,
   clear_rows,
+  clear_rows_by_8,
   grad_tiles,
   grad_e,        // one vocabulary range
   grad_e_begin,  // several: the first begins the f32 sum, sum_parts makes de of it
@@ -55,7 +57,7 @@ enum class DeviceProgram : std::uint8_t {
   grad_c_f32,  // dc in f32 beside a c of another dtype
   grad_c_f32_add,
 };
-inline constexpr std::size_t device_programs = 39;
+inline constexpr std::size_t device_programs = 41;
 
 class DevicePrograms {
  public:

@@ -48,6 +48,7 @@ Program label_offsets();
 Program compact_labels();
 /// valid [] -> count [Q] i64: how many rows with a label each run of `chunk` of them has.
 Program chunk_rows(std::int64_t chunk);
+/// Rows may be of any dtype here and in clear_rows, also of integers that stand for several elements.
 /// e [T, D], rows [P] -> compact [P, D]: e[rows[p]], zeros where rows[p] is -1.
 Program compact_rows(Shape s, std::int64_t block_n, std::int64_t block_d);
 /// copy [V, D] = c [V, D].

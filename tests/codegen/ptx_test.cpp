@@ -63,11 +63,11 @@ TEST_CASE("ptx: on sm_90a products of bf16 and f16 are read by TMA and multiplie
       const kernels::Blocks small{.n = 64, .v = 64, .d = 64, .split = 1};
       const kernels::Blocks rows{.n = 128, .v = 256, .d = 256, .split = 1},
           columns{.n = 128, .v = 256, .d = 128, .split = 1};
-      for (const Program& p :
-           {kernels::lse_forward(shape, logits), kernels::lse_forward(shape, wide), kernels::lse_forward(shape, small),
-            kernels::grad_tiles(shape, logits), kernels::grad_tiles(shape, small),
-            kernels::grad_e(shape, rows, false, false), kernels::grad_e(shape, rows, true, true),
-            kernels::grad_c(shape, columns, t, false), kernels::grad_c(shape, columns, f32, true)}) {
+      for (const Program& p : {kernels::lse_forward(shape, logits), kernels::lse_forward(shape, wide),
+                               kernels::lse_forward(shape, small), kernels::grad_tiles(shape, logits),
+                               kernels::grad_tiles(shape, small), kernels::grad_e(shape, rows, false, false),
+                               kernels::grad_e(shape, rows, true, true), kernels::grad_c(shape, columns, t, false),
+                               kernels::grad_c(shape, columns, f32, true), kernels::grad_c_parts(shape, columns)}) {
         const std::string text = emit(p, Stage::assembly, Target::cuda("sm_90a"));
         CHECK(has(text, "wgmma.mma_async.sync.aligned"));
         CHECK(has(text, "cp.async.bulk.tensor.2d.shared::cluster.global"));

@@ -122,11 +122,13 @@ struct Routed : LossCase {
   using LossCase::run;
   using Runner = typename On::Runner;
   Runner plan() const { return Runner(desc); }
-  /// Rows of c and de begin at multiples of 16 bytes, as boxes want them, if D does.
+  /// Rows of c and de begin at multiples of 16 bytes, as boxes want them, if D does; those of e too.
   void align() {
-    Array dense(c.dtype(), c.shape());
-    for (std::int64_t i = 0; i < c.size(); ++i) dense.set(i, c[i]);
-    c = dense;
+    for (Array* a : {&c, &e}) {
+      Array dense(a->dtype(), a->shape());
+      for (std::int64_t i = 0; i < a->size(); ++i) dense.set(i, (*a)[i]);
+      *a = dense;
+    }
     de = Array(de.dtype(), de.shape());
   }
   void run() {
