@@ -13,7 +13,7 @@
 
 namespace kerf::codegen::nvptx {
 
-/// Elementwise mathematics on a GPU. exp is ex2.approx.ftz of x log2(e): within (2 + |x| / 10) ulp, results below
+/// Elementwise mathematics on a GPU. exp is ex2.approx.ftz of x log2(e): within (2 + 1.25 |x|) ulp, results below
 /// 2^-126 are 0. log and tanh are the polynomials of the CPU, max and min single instructions.
 class GpuMath final : public Math {
  public:

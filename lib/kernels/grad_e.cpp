@@ -36,6 +36,8 @@ Program grad_e(Shape s, Blocks b, bool from_sum, bool to_sum) {
   }
 
   Block n = p.parallel(N, b.n), d = p.parallel(D, b.d);
+  Tile r;  // asked for before the sum, not waited for after it
+  if (!to_sum) r = load(rows, n, fill(-1));
   Tile total = p.loop(kept.in_row(n), zeros(n, d), [&](Kept k, Block v, Tile acc) {
     return acc + dot(load(dz, k), load(c, v, d));  // contracts V
   });
@@ -44,7 +46,7 @@ Program grad_e(Shape s, Blocks b, bool from_sum, bool to_sum) {
     store(sum, n, d, total);
   } else {
     if (s.dtype == f16) total = total * load(scale);
-    store(de, load(rows, n, fill(-1)), d, cast(total, s.dtype));
+    store(de, r, d, cast(total, s.dtype));
   }
   return p.finish();
 }
