@@ -79,8 +79,9 @@ struct DeviceLoss::Call {
     return TensorRef(data, dtype, shape, device);
   }
 
-  /// Finds the rows that have a label.
-  void compact_labels(const Labels& labels, const LabelSpace& s) const {
+  /// Finds the rows that have a label. loss, lse: what the others have is written there.
+  void compact_labels(const Labels& labels, const LabelSpace& s, const TensorRef& loss = {},
+                      const TensorRef& lse = {}) const {
     const std::int64_t R = label_blocks(labels.rows), L = kernels::label_block, P = R * L;
     const bool packed = labels.cu_seqlens.given() && labels.shift > 0, wide = labels.target.dtype == i64;
     LaunchArgs find{.tensors = {{"target", by_element(labels.target)},
@@ -96,16 +97,15 @@ struct DeviceLoss::Call {
                           : DeviceProgram::label_rows_i32_i32;
     }
     run(which, find);
-    run(DeviceProgram::label_offsets, {.tensors = {{"count", at(s.count, i64, {R})},
-                                                   {"outside", at(s.outside, i64, {R})},
-                                                   {"before", at(s.before, i64, {R})},
-                                                   {"valid", at(s.valid, i64, {})},
-                                                   {"strays", at(s.strays, i64, {})}}});
-    run(DeviceProgram::compact_labels, {.tensors = {{"label", at(s.label, i32, {R, L})},
-                                                    {"before", at(s.before, i64, {R})},
-                                                    {"valid", at(s.valid, i64, {})},
-                                                    {"rows", at(s.rows, i64, {P})},
-                                                    {"target", at(s.target, i32, {P})}}});
+    LaunchArgs compact{.tensors = {{"label", at(s.label, i32, {R, L})},
+                                   {"count", at(s.count, i64, {R})},
+                                   {"outside", at(s.outside, i64, {R})},
+                                   {"valid", at(s.valid, i64, {1})},
+                                   {"strays", at(s.strays, i64, {1})},
+                                   {"rows", at(s.rows, i64, {P})},
+                                   {"target", at(s.target, i32, {P})}}};
+    if (loss.given()) compact.tensors.insert(compact.tensors.end(), {{"loss", loss}, {"lse", lse}});
+    run(loss.given() ? DeviceProgram::compact_labels_begin_losses : DeviceProgram::compact_labels, compact);
   }
 
   /// Copies rows of e side by side.
@@ -260,13 +260,11 @@ void DeviceLoss::forward(const ForwardArgs& a, Stream stream) {
   const DeviceForwardSpace space = lay_out_device_forward(memory, desc_, N, programs, step, S);
   const LabelSpace& s = space.labels;
   const Call call{*this, programs, stream};
-  call.compact_labels(labels, s);
 
   const bool each = loss.given() && desc_.reduction == Reduction::none;
   const TensorRef row_lse = lse.given() ? lse : call.at(space.lse, f32, {N});
   const TensorRef row_loss = each ? loss : call.at(space.loss, f32, {N});
-  call.run(DeviceProgram::begin_losses,
-           {.tensors = {{"label", call.at(s.label, i32, {N})}, {"loss", row_loss}, {"lse", row_lse}}});
+  call.compact_labels(labels, s, row_loss, row_lse);
 
   const std::int64_t chunks = blocks_of(P, step);
   const std::int64_t* count = s.valid;

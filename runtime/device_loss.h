@@ -2,8 +2,7 @@
 // launches on a stream, which depends on nothing but sizes. It allocates nothing, waits for nothing and copies nothing
 // to the host. The same sequence runs on a thread pool, which is how it is tested without a GPU.
 //
-//   forward   label_rows, label_offsets, compact_labels: rows with a label, and how many
-//             begin_losses: 0 or NaN for the others
+//   forward   label_rows, compact_labels: rows with a label, and how many; losses of 0 or NaN for the others
 //             compact_rows, lse_forward, combine: for all rows at once, or with min_memory a few at a time
 //             sum_losses, finish_loss: mean or sum
 //   backward  labels as above; upstream (and scale_upstream for f16): g; compact_rows, with min_memory into de

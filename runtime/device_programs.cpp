@@ -17,13 +17,12 @@ constexpr std::string_view names[device_programs] = {
     "label_rows_i32_i64",
     "label_rows_i64_i32",
     "label_rows_i64_i64",
-    "label_offsets",
     "compact_labels",
+    "compact_labels_begin_losses",
     "chunk_rows",
     "compact_rows",
     "compact_rows_by_8",
     "copy_rows",
-    "begin_losses",
     "lse_forward",
     "lse_forward_run",
     "combine",
@@ -137,13 +136,12 @@ Program DevicePrograms::record(DeviceProgram which) const {
     case DeviceProgram::label_rows_i32_i64: return label_rows(true, i32, i64);
     case DeviceProgram::label_rows_i64_i32: return label_rows(true, i64, i32);
     case DeviceProgram::label_rows_i64_i64: return label_rows(true, i64, i64);
-    case DeviceProgram::label_offsets: return kernels::label_offsets();
-    case DeviceProgram::compact_labels: return kernels::compact_labels();
+    case DeviceProgram::compact_labels: return kernels::compact_labels(false);
+    case DeviceProgram::compact_labels_begin_losses: return kernels::compact_labels(true);
     case DeviceProgram::chunk_rows: return kernels::chunk_rows(chunk());
     case DeviceProgram::compact_rows: return kernels::compact_rows(compact, few, many);
     case DeviceProgram::compact_rows_by_8: return kernels::compact_rows(by_8, few, many / 4);
     case DeviceProgram::copy_rows: return kernels::copy_rows(compact, few, many);
-    case DeviceProgram::begin_losses: return kernels::begin_losses();
     case DeviceProgram::lse_forward: return kernels::lse_forward(compact, with_split(forward, 1));
     case DeviceProgram::lse_forward_run: return kernels::lse_forward(compact, forward);
     case DeviceProgram::combine: return kernels::combine(32, 32);

@@ -21,13 +21,12 @@ enum class DeviceProgram : std::uint8_t {
   label_rows_i32_i64,
   label_rows_i64_i32,
   label_rows_i64_i64,
-  label_offsets,
   compact_labels,
+  compact_labels_begin_losses,
   chunk_rows,
   compact_rows,
   compact_rows_by_8,  // bytes, where rows lie so
   copy_rows,
-  begin_losses,
   lse_forward,      // one block of v in a part: few rows
   lse_forward_run,  // several: many rows
   combine,
@@ -57,7 +56,7 @@ enum class DeviceProgram : std::uint8_t {
   grad_c_f32,  // dc in f32 beside a c of another dtype
   grad_c_f32_add,
 };
-inline constexpr std::size_t device_programs = 41;
+inline constexpr std::size_t device_programs = 40;
 
 class DevicePrograms {
  public:

@@ -37,7 +37,6 @@ LabelSpace take_labels(Carver& carve, std::int64_t rows) {
   s.label = carve.take<std::int32_t>(P);
   s.count = carve.take<std::int64_t>(R);
   s.outside = carve.take<std::int64_t>(R);
-  s.before = carve.take<std::int64_t>(R);
   s.rows = carve.take<std::int64_t>(P);
   s.target = carve.take<std::int32_t>(P);
   return s;

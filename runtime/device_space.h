@@ -18,7 +18,6 @@ struct LabelSpace {
   std::int32_t* label;   // [P]
   std::int64_t* count;   // [R]
   std::int64_t* outside;
-  std::int64_t* before;
   std::int64_t* rows;    // [P]
   std::int32_t* target;  // [P]
 };

@@ -42,10 +42,10 @@ struct LabelRule {
 /// The label of each row, no_label or label_outside, and how many of each block have one, or one outside [0, V).
 /// target [B, T, 1], cu_seqlens [C, 1] (if packed) -> label [R, label_block] i32, count [R], outside [R] i64.
 Program label_rows(const LabelRule& rule);
-/// count [R], outside [R] -> before [R]: rows with a label in the blocks before; valid, strays []: in all. i64.
-Program label_offsets();
-/// label, before, valid -> rows, target [P]: the rows that have a label, in order, and their labels; then -1.
-Program compact_labels();
+/// label, count, outside -> rows, target [P]: the rows that have a label, in order, and their labels; then -1. valid,
+/// strays [1] i64: how many rows have one, or one outside the vocabulary. With `losses` also loss, lse [T]: 0, and NaN
+/// where the label lies outside the vocabulary; `combine` writes over the rest.
+Program compact_labels(bool losses);
 /// valid [] -> count [Q] i64: how many rows with a label each run of `chunk` of them has.
 Program chunk_rows(std::int64_t chunk);
 /// Rows may be of any dtype here and in clear_rows, also of integers that stand for several elements.
@@ -56,8 +56,6 @@ Program copy_rows(Shape s, std::int64_t block_v, std::int64_t block_d);
 /// Zeros in the rows of de [T, D] that have no label; the others are not written. label [T].
 Program clear_rows(Shape s, std::int64_t block_n, std::int64_t block_d);
 
-/// label [T] -> loss, lse [T]: 0, and NaN where the label lies outside the vocabulary. `combine` writes over the rest.
-Program begin_losses();
 /// loss [T] -> partial [Q], sums of loss_block rows each.
 inline constexpr std::int64_t loss_block = 1024;
 Program sum_losses();

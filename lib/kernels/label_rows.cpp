@@ -1,9 +1,10 @@
-// Which rows have a label, for labels that lie on a device: three programs in a row. label_rows finds each row's label
-// and counts them by blocks; label_offsets adds the counts up; compact_labels then knows where the rows of each block
-// go. No atomics: rows stay in order.
+// Which rows have a label, for labels that lie on a device: two programs in a row. label_rows finds each row's label
+// and counts them by blocks; compact_labels adds up the counts of the blocks before, each block for itself, and so
+// knows where its rows go. No atomics: rows stay in order.
 //
 //   target  5 -100 7 99   V = 10   ->   label 5 -1 7 -2   ->   rows 0 2 -1 -1   target 5 7 -1 -1   valid 2, strays 1
 #include <algorithm>
+#include <limits>
 
 #include "lib/kernels/kernels.h"
 #include "lib/kernels/reference.h"
@@ -80,38 +81,41 @@ Program label_rows(const LabelRule& rule) {
   return p.finish();
 }
 
-Program label_offsets() {
-  ProgramBuilder p("label_offsets");
-  Axis R = p.axis("R"), one = p.axis("one", 1);
-  Tensor count = p.input("count", i64, {R}), outside = p.input("outside", i64, {R});
-  Tensor before = p.output("before", i64, {R}), valid = p.output("valid", i64, {}),
-         strays = p.output("strays", i64, {});
-
-  Tile zero = reduce_sum(full(p.whole(one), 0, i64), one);
-  auto [rows, lost] = p.loop(R, 256, carry(zero, zero), [&](Block r, Tile sum, Tile sum_outside) {
-    Tile here = load(count, r);
-    store(before, r, running_sum(here, R) - here + sum);
-    return carry(sum + reduce_sum(here, R), sum_outside + reduce_sum(load(outside, r), R));
-  });
-  store(valid, rows);
-  store(strays, lost);
-  return p.finish();
-}
-
-Program compact_labels() {
-  ProgramBuilder p("compact_labels");
-  Axis R = p.axis("R"), L = p.axis("L", label_block), P = p.axis("P");
-  Tensor label = p.input("label", i32, {R, L}), before = p.input("before", i64, {R}), valid = p.input("valid", i64, {});
+Program compact_labels(bool losses) {
+  ProgramBuilder p(losses ? "compact_labels_begin_losses" : "compact_labels");
+  Axis R = p.axis("R"), Q = p.axis("Q"), L = p.axis("L", label_block), P = p.axis("P"), one = p.axis("one", 1), T;
+  Tensor label = p.input("label", i32, {R, L}), count = p.input("count", i64, {Q}),
+         outside = p.input("outside", i64, {Q});
   Tensor rows = p.output("rows", i64, {P}), target = p.output("target", i32, {P});
+  Tensor valid = p.output("valid", i64, {one}), strays = p.output("strays", i64, {one}), loss, lse;
+  if (losses) {
+    T = p.axis("T");
+    loss = p.output("loss", f32, {T});
+    lse = p.output("lse", f32, {T});
+  }
 
   Block r = p.parallel(R, 1), l = p.whole(L);
+  Tile zero = full(r, 0, i64);
+  auto [before, all, lost] = p.loop(Q, 256, carry(zero, zero, zero), [&](Block q, Tile before, Tile all, Tile lost) {
+    Tile here = load(count, q);
+    return carry(before + reduce_sum(where(q.index() < r.index(), here, 0), Q), all + reduce_sum(here, Q),
+                 lost + reduce_sum(load(outside, q), Q));
+  });
+  store(valid, r.index(), all);  // by the first instance: the others' index lies outside
+  store(strays, r.index(), lost);
+
   Tile y = load(label, r, l), row = r.index() * label_block + l.index();
   Tile counts = y >= 0;
-  Tile up_to = load(before, r) + running_sum(where(counts, 1, same(r, l, 0)), L);
+  Tile up_to = before + running_sum(where(counts, 1, same(r, l, 0)), L);
   // Every place is written once: rows without a label fill the end with -1.
-  Tile place = where(counts, up_to - 1, load(valid) + row - up_to);
+  Tile place = where(counts, up_to - 1, all + row - up_to);
   store(rows, place, where(counts, row, -1));
   store(target, place, where(counts, y, -1));
+  if (losses) {
+    Tile x = where(y == label_outside, std::numeric_limits<double>::quiet_NaN(), full(r, l, 0));
+    store(loss, row, x);
+    store(lse, row, x);
+  }
   return p.finish();
 }
 

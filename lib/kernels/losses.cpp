@@ -1,21 +1,7 @@
-// The losses of all rows, from what stands for rows without one to their sum, in a fixed order: blocks of rows, then
-// the blocks' sums.
-#include <limits>
-
+// The sum of the losses of all rows, in a fixed order: blocks of rows, then the blocks' sums.
 #include "lib/kernels/kernels.h"
 
 namespace kerf::kernels {
-
-Program begin_losses() {
-  ProgramBuilder p("begin_losses");
-  Axis T = p.axis("T");
-  Tensor label = p.input("label", i32, {T}), loss = p.output("loss", f32, {T}), lse = p.output("lse", f32, {T});
-  Block t = p.parallel(T, 256);
-  Tile x = where(load(label, t) == label_outside, std::numeric_limits<double>::quiet_NaN(), zeros(t));
-  store(loss, t, x);
-  store(lse, t, x);
-  return p.finish();
-}
 
 Program sum_losses() {
   ProgramBuilder p("sum_losses");

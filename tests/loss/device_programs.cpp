@@ -31,7 +31,7 @@ struct Labelling {
   std::vector<std::int64_t> cu_seqlens = {};
 };
 
-/// The three programs in a row, each on every backend, on what the one before it left.
+/// The two programs in a row, each on every backend, on what the one before it left.
 void check_labelling(const Labelling& x) {
   const std::int64_t N = x.B * x.T, R = (N + label_block - 1) / label_block, P = R * label_block;
   Random random(3);
@@ -49,11 +49,10 @@ void check_labelling(const Labelling& x) {
   Rows rows_ref;
   Labels target_ref;
   reference_compact_labels(label_ref, rows_ref, target_ref);
-  std::vector<std::int64_t> count_ref, outside_ref, before_ref;
+  std::vector<std::int64_t> count_ref, outside_ref;
   std::int64_t valid_ref = 0, strays_ref = 0;
   for (std::int64_t r = 0; r < R; ++r) {
     const auto begin = label_ref.begin() + r * label_block, end = begin + label_block;
-    before_ref.push_back(valid_ref);
     count_ref.push_back(std::count_if(begin, end, [](std::int32_t y) { return y >= 0; }));
     outside_ref.push_back(std::count(begin, end, label_outside));
     valid_ref += count_ref.back();
@@ -63,8 +62,7 @@ void check_labelling(const Labelling& x) {
   Array cu_seqlens(x.rule.cu_seqlens, {std::ssize(x.cu_seqlens), 1}, 1);
   for (std::size_t i = 0; i < x.cu_seqlens.size(); ++i)
     cu_seqlens.set(static_cast<std::int64_t>(i), static_cast<double>(x.cu_seqlens[i]));
-  Array label(i32, {R, label_block}), count(i64, {R}), outside(i64, {R}), before(i64, {R}), valid(i64, {}),
-      strays(i64, {});
+  Array label(i32, {R, label_block}), count(i64, {R}), outside(i64, {R}), valid(i64, {1}), strays(i64, {1});
   NamedArrays all = {{"target", &target}, {"label", &label}, {"count", &count}, {"outside", &outside}};
   if (x.rule.packed) all.emplace_back("cu_seqlens", &cu_seqlens);
   on_each_backend(label_rows(x.rule), {.arrays = all}, [&] {
@@ -72,28 +70,28 @@ void check_labelling(const Labelling& x) {
     check_equal(count, count_ref);
     check_equal(outside, outside_ref);
   });
-  on_each_backend(
-      label_offsets(),
-      {.arrays =
-           {{"count", &count}, {"outside", &outside}, {"before", &before}, {"valid", &valid}, {"strays", &strays}}},
-      [&] {
-        check_equal(before, before_ref);
-        CHECK(valid[0] == static_cast<double>(valid_ref));
-        CHECK(strays[0] == static_cast<double>(strays_ref));
-      });
   Array rows(i64, {P}), labels(i32, {P});
-  on_each_backend(
-      compact_labels(),
-      {.arrays = {{"label", &label}, {"before", &before}, {"valid", &valid}, {"rows", &rows}, {"target", &labels}}},
-      [&] {
-        check_equal(rows, rows_ref);
-        check_equal(labels, target_ref);
-      });
+  Array loss(f32, {N}), lse(f32, {N});
+  for (bool losses : {false, true}) {
+    NamedArrays compact = {{"label", &label},   {"count", &count}, {"outside", &outside}, {"valid", &valid},
+                           {"strays", &strays}, {"rows", &rows},   {"target", &labels}};
+    if (losses) compact.insert(compact.end(), {{"loss", &loss}, {"lse", &lse}});
+    on_each_backend(compact_labels(losses), {.arrays = compact}, [&] {
+      check_equal(rows, rows_ref);
+      check_equal(labels, target_ref);
+      CHECK(valid[0] == static_cast<double>(valid_ref));
+      CHECK(strays[0] == static_cast<double>(strays_ref));
+      for (std::int64_t n = 0; n < N && losses; ++n)
+        for (const Array* a : {&loss, &lse})
+          CHECK((label_ref[static_cast<std::size_t>(n)] == label_outside ? std::isnan((*a)[n]) : (*a)[n] == 0));
+    });
+  }
 }
 
 }  // namespace
 
-TEST_CASE("label_rows, label_offsets and compact_labels: rows with a label come in order, with their number") {
+TEST_CASE(
+    "label_rows and compact_labels: rows with a label come in order, with their number, and the others lose nothing") {
   check_labelling({{.target = i64, .vocabulary = 40}, 1, 700});
   check_labelling({{.target = i32, .vocabulary = 40}, 1, 1});
   check_labelling({{.target = i32, .shift = 3, .ignore_index = -1, .vocabulary = 40}, 9, 57});
@@ -165,15 +163,10 @@ TEST_CASE("compact_rows and clear_rows: rows with a label are copied, the gradie
   }
 }
 
-TEST_CASE("begin_losses, sum_losses and finish_loss: blocks of rows, then their sums; a stray label makes NaN") {
+TEST_CASE("sum_losses and finish_loss: blocks of rows, then their sums") {
   const std::int64_t N = 2500, Q = 3;
   Random random(6);
-  Array label(i32, {N}), loss(f32, {N}), lse(f32, {N});
-  for (std::int64_t n = 0; n < N; ++n) label.set(n, n % 7 == 2 ? no_label : n == 1000 ? label_outside : 4);
-  on_each_backend(begin_losses(), {.arrays = {{"label", &label}, {"loss", &loss}, {"lse", &lse}}}, [&] {
-    for (std::int64_t n = 0; n < N; ++n)
-      for (const Array* a : {&loss, &lse}) CHECK((n == 1000 ? std::isnan((*a)[n]) : (*a)[n] == 0));
-  });
+  Array loss(f32, {N});
   std::vector<double> sums(static_cast<std::size_t>(Q));
   for (std::int64_t n = 0; n < N; ++n) {
     loss.set(n, random.uniform() + 1);
