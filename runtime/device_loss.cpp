@@ -331,9 +331,13 @@ void DeviceLoss::backward(const BackwardArgs& a, Stream stream) {
     if (grad_loss.given()) upstream.tensors.emplace_back("grad", scalar(grad_loss));
     if (desc_.reduction == Reduction::mean) upstream.tensors.emplace_back("valid", valid);
   }
+  const TensorRef largest = call.at(space.largest, f32, {label_blocks(N)});
+  if (desc_.dtype == f16) upstream.tensors.emplace_back("largest", largest);
   call.run(grad_loss.given() ? DeviceProgram::upstream : DeviceProgram::upstream_one, upstream);
   if (desc_.dtype == f16)
-    call.run(DeviceProgram::scale_upstream, {.tensors = {{"g", g}, {"scale", scale}}, .device_sizes = sizes});
+    call.run(DeviceProgram::scale_upstream,
+             {.tensors = {{"largest", largest}, {"g", g}, {"scale", call.at(space.scale, f32, {1})}},
+              .device_sizes = sizes});
 
   const bool several = all.count() > 1;
   const bool in_de = desc_.strategy == Strategy::min_memory && several && de.given() && N > 0;

@@ -120,7 +120,7 @@ Program DevicePrograms::record(DeviceProgram which) const {
     return kernels::upstream(desc_.reduction == Reduction::none   ? kernels::Upstream::each
                              : desc_.reduction == Reduction::mean ? kernels::Upstream::mean
                                                                   : kernels::Upstream::sum,
-                             given);
+                             given, desc_.dtype == f16);
   };
   const auto grad_e = [&](bool from_sum, bool to_sum) {
     return kernels::grad_e(compact, with_d(backward, blocks_.grad_e_d), from_sum, to_sum);

@@ -94,6 +94,7 @@ DeviceBackwardSpace lay_out_device_backward(std::byte* memory, const PlanDesc& d
   if (programs.copies_c()) s.c = carve.take<std::byte>(desc.vocabulary, copied_row(desc), size_of(desc.dtype));
   if (!save) s.compact = carve.take<std::byte>(P, copied_row(desc), size_of(desc.dtype));
   s.g = carve.take<float>(P);
+  if (desc.dtype == f16) s.largest = carve.take<float>(label_blocks(rows));
   s.scale = carve.take<float>(1);
   // Row blocks times blocks of d must keep a large GPU busy.
   const std::int64_t down = std::max<std::int64_t>(1, blocks_of(rows, b.n));

@@ -50,10 +50,11 @@ struct DeviceBackwardSpace {
   LabelSpace labels;
   std::byte* c;  // as in the forward
   std::byte*
-      compact;   // [P, D], rows copied_row apart; with min_memory where `sum` lies, for calls that leave that alone
-  float* g;      // [P]
-  float* scale;  // [1]
-  float* sum;    // [P, D] with more than one range, or min_memory; [parts, M, D] with several parts
+      compact;     // [P, D], rows copied_row apart; with min_memory where `sum` lies, for calls that leave that alone
+  float* g;        // [P]
+  float* largest;  // [R], for f16
+  float* scale;    // [1]
+  float* sum;      // [P, D] with more than one range, or min_memory; [parts, M, D] with several parts
   ListSpace kept, written;
   std::int64_t parts;          // of the vocabulary in the sums of de: several where rows are few
   TileListRef part_items;      // the list kept by rows of parts, with several

@@ -65,9 +65,11 @@ Program finish_loss(bool mean);
 /// g [N] of the backward. none: grad [B, T, 1] gathered at rows [N]; mean: grad [] over valid []; sum: grad []. Without
 /// `given` grad is 1 and no input.
 enum class Upstream : std::uint8_t { each, mean, sum };
-Program upstream(Upstream how, bool given);
+/// find_largest: also largest [Q], the magnitude of the largest finite element of each upstream_block rows.
+inline constexpr std::int64_t upstream_block = label_block;
+Program upstream(Upstream how, bool given, bool find_largest);
 /// Multiplies g [N] by what brings its largest finite element to 2^14, so that small elements of an f16 dz do not
-/// underflow; scale [] takes it out again.
+/// underflow; scale [1] takes it out again.
 Program scale_upstream();
 
 /// A list of all tiles of a rectangle: row blocks 0 .. ceil(N / block_n), column blocks first .. last. Bands of `band`

@@ -197,40 +197,50 @@ TEST_CASE("upstream: the gradient of each row, or of all times the reduction's f
   for (std::int64_t i = 0; i < 300; ++i) rows.set(i, static_cast<double>(i + i / 5));
   valid.set(0, 300);
   one.set(0, -2.5);
-  on_each_backend(upstream(Upstream::each, true), {.arrays = {{"grad", &grad}, {"rows", &rows}, {"g", &g}}}, [&] {
-    for (std::int64_t i = 0; i < 300; ++i) CHECK(g[i] == rows[i]);
-  });
+  for (bool find_largest : {false, true}) {
+    Array largest(f32, {4});
+    NamedArrays all = {{"grad", &grad}, {"rows", &rows}, {"g", &g}};
+    if (find_largest) all.emplace_back("largest", &largest);
+    on_each_backend(upstream(Upstream::each, true, find_largest), {.arrays = all}, [&] {
+      for (std::int64_t i = 0; i < 300; ++i) CHECK(g[i] == rows[i]);
+      for (std::int64_t q = 0; q < 4 && find_largest; ++q)
+        CHECK((q == 0 ? largest[q] == rows[255] : q == 1 ? largest[q] == rows[299] : std::isnan(largest[q])));
+    });
+  }
   const auto all = [&](double want) {
     return [&g, want] {
       for (std::int64_t i = 0; i < 300; ++i) CHECK(g[i] == static_cast<float>(want));
     };
   };
-  on_each_backend(upstream(Upstream::mean, true), {.arrays = {{"grad", &one}, {"valid", &valid}, {"g", &g}}},
+  on_each_backend(upstream(Upstream::mean, true, false), {.arrays = {{"grad", &one}, {"valid", &valid}, {"g", &g}}},
                   all(-2.5 / 300));
-  on_each_backend(upstream(Upstream::mean, false), {.arrays = {{"valid", &valid}, {"g", &g}}}, all(1.0 / 300));
-  on_each_backend(upstream(Upstream::sum, true), {.arrays = {{"grad", &one}, {"g", &g}}}, all(-2.5));
-  on_each_backend(upstream(Upstream::sum, false), {.arrays = {{"g", &g}}}, all(1));
+  on_each_backend(upstream(Upstream::mean, false, false), {.arrays = {{"valid", &valid}, {"g", &g}}}, all(1.0 / 300));
+  on_each_backend(upstream(Upstream::sum, true, false), {.arrays = {{"grad", &one}, {"g", &g}}}, all(-2.5));
+  on_each_backend(upstream(Upstream::sum, false, false), {.arrays = {{"g", &g}}}, all(1));
 }
 
 TEST_CASE("scale_upstream: the largest finite element becomes 2^14, and scale takes that out again") {
   for (double size : {1.0, 3e-7, 1e38, 1e-42, 0.0}) {
     CAPTURE(size);
-    Array g(f32, {1500}), scale(f32, {});
+    Array g(f32, {1500}), largest(f32, {9}), scale(f32, {1});  // the last three of no rows
     for (std::int64_t i = 0; i < g.size(); ++i) g.set(i, size * std::cos(static_cast<double>(i)));
     g.set(700, not_a_number);
     g.set(701, -inf);
     const std::vector<double> before = g.values();
-    on_each_backend(scale_upstream(), {.arrays = {{"g", &g}, {"scale", &scale}}}, [&] {
-      double largest = 0;
+    for (std::int64_t q = 0; q < 9; ++q) largest.set(q, q < 6 ? 0 : not_a_number);
+    for (std::int64_t i = 0; i < g.size(); ++i)
+      if (std::isfinite(g[i])) largest.set(i / 256, std::max(largest[i / 256], std::abs(g[i])));
+    on_each_backend(scale_upstream(), {.arrays = {{"largest", &largest}, {"g", &g}, {"scale", &scale}}}, [&] {
+      double most = 0;
       for (std::int64_t i = 0; i < g.size(); ++i) {
         if (i == 700) CHECK(std::isnan(g[i]));
         if (i == 701) CHECK(g[i] == -inf);
         if (i == 700 || i == 701) continue;
-        largest = std::max(largest, std::abs(g[i]));
+        most = std::max(most, std::abs(g[i]));
         const double want = before[static_cast<std::size_t>(i)];
         CHECK(std::abs(g[i] * scale[0] - want) <= 1e-6 * std::abs(want));
       }
-      if (size > 1e-30) CHECK(largest == doctest::Approx(16384).epsilon(1e-6));
+      if (size > 1e-30) CHECK(most == doctest::Approx(16384).epsilon(1e-6));
       CHECK(std::isnormal(scale[0]));
     });
   }
