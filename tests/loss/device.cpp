@@ -222,6 +222,17 @@ TEST_CASE_TEMPLATE("device loss: parts of the rows in several ranges of the voca
   }
 }
 
+TEST_CASE("device loss: the cases above do have parts of the rows") {
+  for (const runtime::DeviceBlocks& blocks : {small_blocks, smaller_blocks})
+    for (auto [V, D] : {std::pair<std::int64_t, std::int64_t>{70, 24}, {100, 40}, {300, 24}}) {
+      const PlanDesc desc{.hidden = D, .vocabulary = V, .dtype = bf16};
+      const runtime::DevicePrograms programs(desc, blocks, Target::host());
+      const std::int64_t columns = runtime::blocks_of(V, blocks.backward.v);
+      const runtime::Ranges ranges{columns, V == 300 ? 1 : columns};
+      CHECK(runtime::lay_out_device_backward(nullptr, desc, 1500, programs, ranges).row_parts > 1);
+    }
+}
+
 TEST_CASE("device loss: sums in parts of the rows take no more than dz, and no more than 64 MiB") {
   for (auto [rows, V, D] : {std::tuple<std::int64_t, std::int64_t, std::int64_t>{25088, 1000, 768},
                             {1 << 20, 150, 512},
