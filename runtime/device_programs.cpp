@@ -123,7 +123,7 @@ Program DevicePrograms::record(DeviceProgram which) const {
                              given, desc_.dtype == f16);
   };
   const auto grad_e = [&](bool from_sum, bool to_sum) {
-    return kernels::grad_e(compact, with_d(backward, blocks_.grad_e_d), from_sum, to_sum);
+    return kernels::grad_e(compact, with_d(backward, blocks_.grad_e_d), from_sum, to_sum, true);
   };
   const auto grad_c = [&](DType out, bool accumulate) {
     return kernels::grad_c(compact, with_d(backward, blocks_.grad_c_d), out, accumulate);

@@ -1,7 +1,8 @@
 // de of one block of rows: its kept tiles in order, summed in registers, written once where the valid rows lie. No
-// atomics, so the bits never vary. When the vocabulary is walked in ranges, the sum so far stays in f32 between them
-// and each range begins from zero: tensor cores cut off what a sum in f32 does not hold, the more often the longer it
-// runs. dz of f16 carries a power of two that keeps it from underflow; `scale` takes it out again.
+// atomics, so the bits never vary. When the vocabulary is walked in ranges, the sum so far stays in f32 between them:
+// carried on, as if there were one range; or each summed apart, since tensor cores cut off what a sum in f32 does not
+// hold, the more the longer it runs. dz of f16 carries a power of two that keeps it from underflow; `scale` takes it
+// out again.
 #include "lib/kernels/kernels.h"
 #include "lib/kernels/reference.h"
 
@@ -19,7 +20,7 @@ void reference_grad_e(Shape s, Blocks b, const Doubles& c, const Rows& rows, con
       }
 }
 
-Program grad_e(Shape s, Blocks b, bool from_sum, bool to_sum) {
+Program grad_e(Shape s, Blocks b, bool from_sum, bool to_sum, bool apart) {
   ProgramBuilder p(std::string("grad_e") + (from_sum ? "_from_sum" : "") + (to_sum ? "_to_sum" : ""));
   Axis N = p.axis("N"), V = p.axis("V", s.vocabulary), D = p.axis("D", s.hidden);
   Tensor c = p.input("c", s.dtype, {V, D}), rows, scale, de, sum;
@@ -38,10 +39,11 @@ Program grad_e(Shape s, Blocks b, bool from_sum, bool to_sum) {
   Block n = p.parallel(N, b.n), d = p.parallel(D, b.d);
   Tile r;  // asked for before the sum, not waited for after it
   if (!to_sum) r = load(rows, n, fill(-1));
-  Tile total = p.loop(kept.in_row(n), zeros(n, d), [&](Kept k, Block v, Tile acc) {
-    return acc + dot(load(dz, k), load(c, v, d));  // contracts V
-  });
-  if (from_sum) total = total + load(sum, n, d);
+  Tile total =
+      p.loop(kept.in_row(n), from_sum && !apart ? load(sum, n, d) : zeros(n, d), [&](Kept k, Block v, Tile acc) {
+        return acc + dot(load(dz, k), load(c, v, d));  // contracts V
+      });
+  if (from_sum && apart) total = total + load(sum, n, d);
   if (to_sum) {
     store(sum, n, d, total);
   } else {

@@ -94,9 +94,9 @@ Program lse_forward(Shape s, Blocks b);
 Program combine(std::int64_t block_n, std::int64_t block_s);
 /// dz of the tiles in the list `kept` (N x V), packed [V, N] inside a tile: g (exp(z - lse) - [v = target]).
 Program grad_tiles(Shape s, Blocks b);
-/// de[rows[n]] = scale * sum over kept tiles of dz c. With `from_sum` starts from sum [N, D] f32; with `to_sum` writes
-/// there instead of de.
-Program grad_e(Shape s, Blocks b, bool from_sum, bool to_sum);
+/// de[rows[n]] = scale * sum over kept tiles of dz c. With `from_sum` starts from sum [N, D] f32, or with `apart` adds it
+/// at the end; with `to_sum` writes there instead of de.
+Program grad_e(Shape s, Blocks b, bool from_sum, bool to_sum, bool apart = false);
 /// dc[v] = scale * sum over kept tiles of dz^T e [+ dc], for the blocks of dc in the list `written` (D x V); out is the
 /// dtype of dc. `scale` is an input for f16 alone, here and in grad_e.
 Program grad_c(Shape s, Blocks b, DType out, bool accumulate);

@@ -178,7 +178,7 @@ TEST_CASE("grad_tiles, grad_e and grad_c: one range of the vocabulary after the 
       NamedArrays to_de = {{"c", &x.c}, {"dz", &dz}, {"sum", &sum}, {"rows", &x.rows}, {"de", &de}};
       if (dtype == f16) to_de.emplace_back("scale", &scale);
       if (end < columns)
-        on_each_backend(grad_e(x.shape, blocks, true, true),
+        on_each_backend(grad_e(x.shape, blocks, true, true, setup.compact),
                         {.arrays = {{"c", &x.c}, {"dz", &dz}, {"sum", &sum}}, .lists = {{"kept", kept.ref}}},
                         [&] { CHECK(error(sum, sum_ref).norm < 2e-6); });
       else
