@@ -347,6 +347,10 @@ void DeviceLoss::backward(const BackwardArgs& a, Stream stream) {
   const kernels::Blocks& b = programs.blocks().backward;
   const bool split = space.parts > 1;
   const std::int64_t down = std::max<std::int64_t>(1, blocks_of(N, b.n));
+  const bool mixed = dc.given() && dc.dtype != desc_.dtype, add = a.accumulate_dc;
+  const auto form_of_dc = [&](DeviceProgram own, DeviceProgram own_add, DeviceProgram other, DeviceProgram other_add) {
+    return mixed ? (add ? other_add : other) : (add ? own_add : own);
+  };
   for (int range = 0; range < all.count(); ++range) {
     const std::int64_t begin = range * all.width, end = std::min(begin + all.width, all.columns);
     const TileListRef kept = call.list(DeviceProgram::list_kept, space.kept, M, begin, end, s.valid);
@@ -377,10 +381,8 @@ void DeviceLoss::backward(const BackwardArgs& a, Stream stream) {
       LaunchArgs args{
           .tensors = {{"sum", call.at(space.dc_sum, f32, {S, here, D}).with_strides({M * D, D, 1})}, {"dc", dc_here}}};
       if (desc_.dtype == f16) args.tensors.emplace_back("scale", scale);
-      const bool mixed = dc.dtype != desc_.dtype;
-      call.run(mixed             ? a.accumulate_dc ? DeviceProgram::sum_dc_f32_add : DeviceProgram::sum_dc_f32
-               : a.accumulate_dc ? DeviceProgram::sum_dc_add
-                                 : DeviceProgram::sum_dc,
+      call.run(form_of_dc(DeviceProgram::sum_dc, DeviceProgram::sum_dc_add, DeviceProgram::sum_dc_f32,
+                          DeviceProgram::sum_dc_f32_add),
                args);
     } else if (dc.given()) {
       const TileListRef written = call.list(DeviceProgram::list_written, space.written, D, begin, end, nullptr);
@@ -388,10 +390,8 @@ void DeviceLoss::backward(const BackwardArgs& a, Stream stream) {
                       .lists = {{"kept", kept}, {"written", written}},
                       .device_sizes = sizes};
       if (desc_.dtype == f16) args.tensors.emplace_back("scale", scale);
-      const bool mixed = dc.dtype != desc_.dtype;
-      call.run(mixed             ? a.accumulate_dc ? DeviceProgram::grad_c_f32_add : DeviceProgram::grad_c_f32
-               : a.accumulate_dc ? DeviceProgram::grad_c_add
-                                 : DeviceProgram::grad_c,
+      call.run(form_of_dc(DeviceProgram::grad_c, DeviceProgram::grad_c_add, DeviceProgram::grad_c_f32,
+                          DeviceProgram::grad_c_f32_add),
                args);
     }
     if (de.given() && split) {

@@ -46,10 +46,9 @@ Built build(const ir::Program& program, const Target& target, const Schedule& sc
   if (target.cpu == "sm_90a" && !any_stride) engine.wgmma = plan_wgmma(program, schedule);
   if (!engine.wgmma && !any_stride) engine.mma = plan_mma(program, schedule);
   while (engine.wgmma || engine.mma) {
-    int& stages = engine.wgmma ? engine.wgmma->stages : engine.mma->stages;
-    const std::int64_t stage_bytes = engine.wgmma ? engine.wgmma->stage_bytes() : engine.mma->stage_bytes();
-    if (stages < 2) break;
-    if (stages * stage_bytes <= limit) {
+    StagedPlan& plan = engine.wgmma ? static_cast<StagedPlan&>(*engine.wgmma) : *engine.mma;
+    if (plan.stages < 2) break;
+    if (plan.stages * plan.stage_bytes() <= limit) {
       Built out = build(program, target, schedule, engine, turns_broken);
       if (turns_broken) {
         engine.wgmma->take_turns = false;
@@ -58,7 +57,7 @@ Built build(const ir::Program& program, const Target& target, const Schedule& sc
       if (out.code.shared_bytes <= limit) return out;
     }
     if (schedule.stages > 0) break;
-    --stages;
+    --plan.stages;
   }
   Built out = build(program, target, schedule, Engine{}, turns_broken);
   if (out.code.shared_bytes > limit)

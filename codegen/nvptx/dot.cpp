@@ -140,7 +140,6 @@ void Emitter::multiply(const SharedTile& x, const SharedTile& y, DType t, const 
           }
       return next;
     }
-    const std::string type = t == DType::bf16 ? "bf16" : "f16";
     Value* pair = b_.CreateAdd(k, b_.CreateShl(quad, c32(1)));
     std::vector<std::vector<Value*>> as, bs;
     for (int i = 0; i < rows; ++i) {
@@ -153,21 +152,28 @@ void Emitter::multiply(const SharedTile& x, const SharedTile& y, DType t, const 
       Value* r = b_.CreateAdd(b_.CreateAdd(column0, group), c32(8 * j));
       bs.push_back({b_.CreateLoad(i32, word(y, r, pair)), b_.CreateLoad(i32, word(y, r, b_.CreateAdd(pair, c32(8))))});
     }
-    auto* four = llvm::StructType::get(b_.getContext(), {f32, f32, f32, f32});
     for (int i = 0; i < rows; ++i)
       for (int j = 0; j < columns; ++j) {
-        const auto at = static_cast<std::size_t>(4 * (j + columns * i));
-        const auto &a = as[static_cast<std::size_t>(i)], &bb = bs[static_cast<std::size_t>(j)];
-        Value* d =
-            asm_call(four,
-                     "mma.sync.aligned.m16n8k16.row.col.f32." + type + "." + type +
-                         ".f32 {$0, $1, $2, $3}, {$4, $5, $6, $7}, {$8, $9}, {$10, $11, $12, $13};",
-                     "=f,=f,=f,=f,r,r,r,r,r,r,0,1,2,3",
-                     {a[0], a[1], a[2], a[3], bb[0], bb[1], next[at], next[at + 1], next[at + 2], next[at + 3]}, true);
-        for (unsigned e = 0; e < 4; ++e) next[at + e] = b_.CreateExtractValue(d, e);
+        std::vector<Value*> fragments = as[static_cast<std::size_t>(i)];
+        const auto& right = bs[static_cast<std::size_t>(j)];
+        fragments.insert(fragments.end(), right.begin(), right.end());
+        add_product(fragments, next, static_cast<std::size_t>(4 * (j + columns * i)), t);
       }
     return next;
   });
+}
+
+void Emitter::add_product(const std::vector<Value*>& fragments, Registers& acc, std::size_t at, DType t) {
+  std::vector<Value*> args = fragments;
+  const auto first = acc.begin() + static_cast<std::ptrdiff_t>(at);
+  args.insert(args.end(), first, first + 4);
+  auto* four = llvm::StructType::get(b_.getContext(), std::vector<llvm::Type*>(4, b_.getFloatTy()));
+  Value* d = asm_call(four,
+                      fmt::format("mma.sync.aligned.m16n8k16.row.col.f32.{0}.{0}.f32 {{$0, $1, $2, $3}}, "
+                                  "{{$4, $5, $6, $7}}, {{$8, $9}}, {{$10, $11, $12, $13}};",
+                                  name_of(t)),
+                      "=f,=f,=f,=f,r,r,r,r,r,r,0,1,2,3", args, true);
+  for (unsigned e = 0; e < 4; ++e) acc[at + e] = b_.CreateExtractValue(d, e);
 }
 
 void Emitter::emit_dot(const Op& op) {

@@ -112,10 +112,10 @@ class Emitter {
   void barrier();
   Value* axis_size(int axis);
   Value* tile_count(int list);
-  /// A word of the arguments, or what the device holds at the address in another one. Read once, at the start.
   /// Instances of the program that fall to this block of threads, one after the other: sets the numbers of their
   /// blocks.
   void for_each_instance(const std::function<void()>& body);
+  /// A word of the arguments, or what the device holds at the address in another one. Read once, at the start.
   Value* told_by(std::int64_t word, std::int64_t address_word, DType t);
   Value* block_count(int axis, std::int64_t extent);
   llvm::Type* memory_type(DType t);
@@ -169,6 +169,9 @@ class Emitter {
   SharedTile share(ir::ValueId v, int k, int row, std::int64_t rows);
   void multiply(const SharedTile& x, const SharedTile& y, DType t, const Layout& l, int row, int column,
                 Registers& acc);
+
+  /// mma.sync m16n8k16: adds the product of fragments a (4 registers) and b (2) to acc[at .. at + 4).
+  void add_product(const std::vector<Value*>& fragments, Registers& acc, std::size_t at, DType t);
 
   // multistage.cpp
   void emit_multistage(const ir::Op& op);

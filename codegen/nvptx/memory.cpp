@@ -220,8 +220,8 @@ void Emitter::store_pair(Value* low, Value* high, Value* ptr, DType t, Value* co
 }
 
 Value* Emitter::packed_pair(Value* low, Value* high, DType t) {
-  return asm_call(b_.getInt32Ty(), "cvt.rn." + std::string(t == DType::bf16 ? "bf16" : "f16") + "x2.f32 $0, $1, $2;",
-                  "=r,f,f", {high, low}, false);
+  return asm_call(b_.getInt32Ty(), "cvt.rn." + std::string(name_of(t)) + "x2.f32 $0, $1, $2;", "=r,f,f", {high, low},
+                  false);
 }
 
 void Emitter::emit_store(const Op& op) {

@@ -2,8 +2,8 @@
 // copies of the next ones are under way; every thread copies and multiplies. Source of the scheme: CUTLASS's multistage
 // kernels; of the instructions: PTX ISA 7.0, cp.async, ldmatrix and mma.
 //
-// A stage holds 64 elements of k: [row][64 k] where k is contiguous in memory, else [row / 64][k][64 rows], lines of 128
-// bytes in both. Unit u of 16 bytes of line l lies at u ^ (l % 8), so that the eight lines of a fragment fall into
+// A stage holds 64 elements of k: [row][64 k] where k is contiguous in memory, else [row / 64][k][64 rows], lines of
+// 128 bytes in both. Unit u of 16 bytes of line l lies at u ^ (l % 8), so that the eight lines of a fragment fall into
 // different banks.
 #include <fmt/format.h>
 
@@ -39,9 +39,9 @@ void Emitter::copy_step(const Factor& f, Value* at, Value* step) {
   if (!view.subscripts[1].inside)
     bytes = b_.CreateShl(b_.CreateTrunc(clamp(b_.CreateSub(view.subscripts[1].size, column), 8), b_.getInt32Ty()), 1);
   Value* stride = b_.CreateMul(view.subscripts[0].stride, c64(2));
-  Value* from = b_.CreateGEP(
-      b_.getInt8Ty(), view.base,
-      b_.CreateAdd(b_.CreateMul(b_.CreateAdd(slow0, to64(line)), stride), b_.CreateMul(column, c64(2))));
+  Value* from =
+      b_.CreateGEP(b_.getInt8Ty(), view.base,
+                   b_.CreateAdd(b_.CreateMul(b_.CreateAdd(slow0, to64(line)), stride), b_.CreateMul(column, c64(2))));
   // Where the first line goes; lines a multiple of 8 further have the same place in their units.
   Value* piece = b_.CreateMul(b_.CreateLShr(unit, 3), c32(MmaPlan::step * 128));  // of 64 rows, if k is not contiguous
   Value* first_line = b_.CreateMul(line, c32(128));
@@ -98,8 +98,6 @@ Emitter::Registers Emitter::multiply_stage(const Registers& acc, Value* rows_at,
                     "=r,=r,=r,=r,r,~{memory}", {address}, true);
   };
   Value *first_row = b_.CreateMul(row_warp, c32(rows)), *first_column = b_.CreateMul(column_warp, c32(columns));
-  auto* result = llvm::StructType::get(b_.getContext(), std::vector<llvm::Type*>(4, b_.getFloatTy()));
-  const std::string type = product.dtype == DType::bf16 ? "bf16" : "f16";
   Registers next = acc;
   for (std::int64_t k = 0; k < MmaPlan::step; k += 16) {
     std::vector<Value*> as, bs;
@@ -108,19 +106,12 @@ Emitter::Registers Emitter::multiply_stage(const Registers& acc, Value* rows_at,
       bs.push_back(fragment(product.column, columns_at, first_column, 16 * j, k, high, odd));
     for (int i = 0; i < rows / 16; ++i)
       for (int j = 0; j < columns / 8; ++j) {
-        const auto at = static_cast<std::size_t>(4 * (j + columns / 8 * i));
-        std::vector<Value*> args;
-        for (unsigned r = 0; r < 4; ++r) args.push_back(b_.CreateExtractValue(as[static_cast<std::size_t>(i)], r));
+        std::vector<Value*> fragments;
+        for (unsigned r = 0; r < 4; ++r) fragments.push_back(b_.CreateExtractValue(as[static_cast<std::size_t>(i)], r));
         for (unsigned r = 0; r < 2; ++r)
-          args.push_back(
+          fragments.push_back(
               b_.CreateExtractValue(bs[static_cast<std::size_t>(j / 2)], 2 * static_cast<unsigned>(j % 2) + r));
-        args.insert(args.end(), next.begin() + static_cast<std::ptrdiff_t>(at),
-                    next.begin() + static_cast<std::ptrdiff_t>(at + 4));
-        Value* d = asm_call(result,
-                            "mma.sync.aligned.m16n8k16.row.col.f32." + type + "." + type +
-                                ".f32 {$0, $1, $2, $3}, {$4, $5, $6, $7}, {$8, $9}, {$10, $11, $12, $13};",
-                            "=f,=f,=f,=f,r,r,r,r,r,r,0,1,2,3", args, true);
-        for (unsigned e = 0; e < 4; ++e) next[at + e] = b_.CreateExtractValue(d, e);
+        add_product(fragments, next, static_cast<std::size_t>(4 * (j + columns / 8 * i)), product.dtype);
       }
   }
   return next;
@@ -130,8 +121,8 @@ void Emitter::emit_multistage(const Op& op) {
   const Product& product = mma_->product;
   const std::int64_t mark = shared_now_;
   const std::int64_t ahead = mma_->stages - 1, in_turn = product.turn / MmaPlan::step;
-  Value* ring = b_.CreateAdd(b_.CreatePtrToInt(shared_, b_.getInt32Ty()),
-                             reserve_shared(mma_->stage_bytes() * mma_->stages));
+  Value* ring =
+      b_.CreateAdd(b_.CreatePtrToInt(shared_, b_.getInt32Ty()), reserve_shared(mma_->stage_bytes() * mma_->stages));
   const Range range = turns(op);
   Value* steps = b_.CreateMul(b_.CreateSub(range.end, range.begin), c64(in_turn));
   auto stage_at = [&](Value* stage) { return b_.CreateAdd(ring, b_.CreateMul(stage, c32(mma_->stage_bytes()))); };

@@ -46,6 +46,15 @@ std::optional<Factor> factor(const ir::Program& p, const Op& load, int k, const 
   return f;
 }
 
+/// The product, if it is one of bf16 or f16 whose turns are whole steps.
+std::optional<Product> staged_product(const ir::Program& p) {
+  auto product = find_product(p);
+  if (!product || (product->dtype != DType::bf16 && product->dtype != DType::f16) ||
+      product->turn % StagedPlan::step != 0)
+    return {};
+  return product;
+}
+
 std::optional<Product> product_of(const ir::Program& p, const Op& loop) {
   const ir::Region& body = loop.regions[0];
   if (loop.results.size() != 1 || body.ops.size() != 4) return {};
@@ -95,12 +104,11 @@ std::optional<Product> find_product(const ir::Program& p) {
 }
 
 std::optional<WgmmaPlan> plan_wgmma(const ir::Program& p, const Schedule& schedule) {
-  const auto product = find_product(p);
-  if (!product || (product->dtype != DType::bf16 && product->dtype != DType::f16)) return {};
+  const auto product = staged_product(p);
+  if (!product) return {};
   WgmmaPlan plan;
   plan.product = *product;
   const std::int64_t rows = product->row.extent, columns = product->column.extent;
-  if (product->turn % WgmmaPlan::step != 0) return {};
   if (columns != 64 && columns != 128 && columns != 256) return {};
   if (rows == 64 || rows == 128 || rows == 192)
     plan.groups = static_cast<int>(rows / 64);
@@ -118,12 +126,11 @@ std::optional<WgmmaPlan> plan_wgmma(const ir::Program& p, const Schedule& schedu
 }
 
 std::optional<MmaPlan> plan_mma(const ir::Program& p, const Schedule& schedule) {
-  const auto product = find_product(p);
-  if (!product || (product->dtype != DType::bf16 && product->dtype != DType::f16)) return {};
+  const auto product = staged_product(p);
+  if (!product) return {};
   const std::int64_t rows = product->row.extent, columns = product->column.extent;
   const auto power_of_two = [](std::int64_t x) { return (x & (x - 1)) == 0; };
-  if (product->turn % MmaPlan::step != 0 || !power_of_two(rows) || !power_of_two(columns) || rows < 64 ||
-      columns < 64 || rows * columns > 128 * 256)
+  if (!power_of_two(rows) || !power_of_two(columns) || rows < 64 || columns < 64 || rows * columns > 128 * 256)
     return {};
   MmaPlan plan;
   plan.product = *product;

@@ -32,19 +32,24 @@ struct Product {
 /// or not two-dimensional.
 std::optional<Product> find_product(const ir::Program& p);
 
-/// How the engine of sm_90a makes a product: one warpgroup copies boxes of memory to shared memory by TMA, in steps of
-/// 128 bytes of k, into a ring of stages; the others multiply by wgmma, each its own rows, all columns.
-struct WgmmaPlan {
+/// A product read ahead of the multiplication: steps of 128 bytes of k in a ring of stages in shared memory.
+struct StagedPlan {
   Product product;
-  int groups = 0;           // warpgroups that multiply
-  int slices = 0;           // wgmma's 64 rows in each
-  int columns_at_once = 0;  // of one wgmma
   int stages = 0;
-  bool take_turns = true;  // warpgroups do what follows the product one after the other
 
   static constexpr std::int64_t step = 64;  // elements of k in a stage
   std::int64_t row_bytes() const { return product.row.extent * step * 2; }
   std::int64_t stage_bytes() const { return row_bytes() + product.column.extent * step * 2; }
+};
+
+/// How the engine of sm_90a makes a product: one warpgroup copies boxes of memory to shared memory by TMA; the others
+/// multiply by wgmma, each its own rows, all columns.
+struct WgmmaPlan : StagedPlan {
+  int groups = 0;           // warpgroups that multiply
+  int slices = 0;           // wgmma's 64 rows in each
+  int columns_at_once = 0;  // of one wgmma
+  bool take_turns = true;   // warpgroups do what follows the product one after the other
+
   int threads() const { return 128 * (groups + 1); }
   /// Registers that setmaxnreg leaves to each thread.
   int copy_registers() const { return groups == 3 ? 32 : 24; }
@@ -56,14 +61,8 @@ std::optional<WgmmaPlan> plan_wgmma(const ir::Program& p, const Schedule& schedu
 
 /// How the engine of sm_80 makes a product: every thread copies its share of what comes `stages` - 1 steps later by
 /// cp.async, then all multiply by mma.sync from fragments that ldmatrix reads.
-struct MmaPlan {
-  Product product;
+struct MmaPlan : StagedPlan {
   int row_warp_bits = 0, column_warp_bits = 0;  // each warp has a part of the tile
-  int stages = 0;
-
-  static constexpr std::int64_t step = 64;  // elements of k in a stage
-  std::int64_t row_bytes() const { return product.row.extent * step * 2; }
-  std::int64_t stage_bytes() const { return row_bytes() + product.column.extent * step * 2; }
   int warp_bits() const { return row_warp_bits + column_warp_bits; }
 };
 std::optional<MmaPlan> plan_mma(const ir::Program& p, const Schedule& schedule);

@@ -21,8 +21,6 @@ using llvm::Value;
 namespace {
 // Named barriers: 0 is for all threads, 1 for all that multiply.
 constexpr int turn_barrier = 2, own_barrier = 8;
-
-std::string_view wgmma_type(DType t) { return t == DType::bf16 ? "bf16" : "f16"; }
 }  // namespace
 
 Value* Emitter::shared_address(std::int64_t offset) {
@@ -206,9 +204,8 @@ Emitter::Registers Emitter::multiply_step(const Registers& acc, bool fresh, cons
         text += fmt::format(
             "add.s64 da, ${}, {}; add.s64 db, ${}, {};\n"
             "wgmma.mma_async.sync.aligned.m64n{}k16.f32.{}.{} {{{}}}, da, db, p, 1, 1, {}, {};\n",
-            a, row_step * k + 512 * m, b, column_step * k + 8 * wide * h, wide, wgmma_type(product.dtype),
-            wgmma_type(product.dtype), registers, product.row.k_contiguous ? 0 : 1,
-            product.column.k_contiguous ? 0 : 1);
+            a, row_step * k + 512 * m, b, column_step * k + 8 * wide * h, wide, name_of(product.dtype),
+            name_of(product.dtype), registers, product.row.k_contiguous ? 0 : 1, product.column.k_contiguous ? 0 : 1);
       }
   }
   text += "wgmma.commit_group.sync.aligned;\n";

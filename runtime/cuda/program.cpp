@@ -60,6 +60,7 @@ LoadedCode::LoadedCode(std::shared_ptr<const Device> device, const ir::Program& 
       maps_(code.maps),
       aligned_(code.aligned),
       argument_words_(code.argument_words) {
+  for (const codegen::nvptx::TensorMap& map : maps_) aligned_.push_back(map.tensor);
   const std::int64_t bytes = static_cast<std::int64_t>(maps_.size() * sizeof(api::TensorMapBits)) + 8 * argument_words_;
   if (bytes > parameter_limit)
     throw DeviceError(fmt::format("compile: {} takes {} bytes of arguments, a GPU kernel at most {}: use fewer tensors",
@@ -67,9 +68,7 @@ LoadedCode::LoadedCode(std::shared_ptr<const Device> device, const ir::Program& 
 }
 
 std::string LoadedCode::unfit(const ir::Program& program, const ir::Bound& bound) const {
-  std::vector<int> tensors = aligned_;
-  for (const codegen::nvptx::TensorMap& map : maps_) tensors.push_back(map.tensor);
-  for (int t : tensors) {
+  for (int t : aligned_) {
     const std::string why = unfit_for_map(matrix(program, bound, t));
     if (!why.empty()) return fmt::format("{}: {}", program.tensors[static_cast<std::size_t>(t)].name, why);
   }

@@ -29,7 +29,7 @@ class LoadedCode {
   Module module_;
   Function function_;
   std::vector<codegen::nvptx::TensorMap> maps_;
-  std::vector<int> aligned_;
+  std::vector<int> aligned_;  // what is read through a map or 16 bytes at a time
   std::int64_t argument_words_ = 0;
 };
 

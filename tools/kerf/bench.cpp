@@ -190,13 +190,7 @@ int bench(const BenchOptions& options) {
     out["matmul_warning"] = blas ? ordered_json(blas->warning()) : ordered_json(nullptr);
     out["forward_ratio"] = ratio(kerf.forward);
     out["both_ratio"] = ratio(kerf.both);
-    out["workspace_bytes"] = call.workspace_bytes();
-    out["forward_workspace_bytes"] = call.workspace_bytes(false);
-    out["kept_share"] = report.kept_share;
-    out["dropped_mass"] = report.dropped_mass;
-    out["ranges"] = report.ranges;
-    out["blocks"] = report.blocks;
-    out["strategy"] = name_of(report.strategy);
+    add_report(out, call);
     out["device"] = input.device;
     out["level"] = level_of(desc);
     out["threads"] = report.threads;
@@ -248,6 +242,17 @@ int bench(const BenchOptions& options) {
 }
 
 }  // namespace
+
+void add_report(ordered_json& to, const LossCall& call) {
+  const PlanReport report = call.report();
+  to["workspace_bytes"] = call.workspace_bytes();
+  to["forward_workspace_bytes"] = call.workspace_bytes(false);
+  to["kept_share"] = report.kept_share;
+  to["dropped_mass"] = report.dropped_mass;
+  to["ranges"] = report.ranges;
+  to["blocks"] = report.blocks;
+  to["strategy"] = name_of(report.strategy);
+}
 
 void BenchOptions::put(const ordered_json& results) const {
   if (json) print_json(results);

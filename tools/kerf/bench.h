@@ -5,6 +5,7 @@
 #include <cmath>
 #include <vector>
 
+#include "tools/kerf/loss_call.h"
 #include "tools/kerf/verbs.h"
 
 namespace kerf::tools {
@@ -38,6 +39,9 @@ class Times {
   }
   std::vector<double> ms_;
 };
+
+/// What both tell of a call beside its times.
+void add_report(nlohmann::ordered_json& to, const LossCall& call);
 
 int bench_on_gpu(const BenchOptions& options);
 

@@ -220,13 +220,7 @@ int bench_on_gpu(const BenchOptions& options) {
     }
     for (const Subject& s : subjects) out["host_us"][s.name] = 1000 * s.host.median();
     out["matmul"] = blas ? ordered_json(cublas) : ordered_json(nullptr);
-    out["workspace_bytes"] = call.workspace_bytes();
-    out["forward_workspace_bytes"] = call.workspace_bytes(false);
-    out["kept_share"] = report.kept_share;
-    out["dropped_mass"] = report.dropped_mass;
-    out["ranges"] = report.ranges;
-    out["blocks"] = report.blocks;
-    out["strategy"] = name_of(report.strategy);
+    add_report(out, call);
     out["device"] = input.device;
     out["device_name"] = gpu->info().name;
     out["driver"] = gpu->driver().version_text();
