@@ -55,6 +55,16 @@ std::optional<Product> staged_product(const ir::Program& p) {
   return product;
 }
 
+/// Whether threads that hold different indices of the axis ever put them together.
+bool combines_along(const ir::Program& p, int axis) {
+  bool found = false;
+  ir::walk(p.body, [&](const Op& op) {
+    found =
+        found || (op.axis == axis && (ir::info(op.kind).rule == ir::Rule::reduce || op.kind == OpKind::running_sum));
+  });
+  return found;
+}
+
 std::optional<Product> product_of(const ir::Program& p, const Op& loop) {
   const ir::Region& body = loop.regions[0];
   if (loop.results.size() != 1 || body.ops.size() != 4) return {};
@@ -116,6 +126,8 @@ std::optional<WgmmaPlan> plan_wgmma(const ir::Program& p, const Schedule& schedu
     plan.groups = 2;
   else
     return {};
+  // Layouts count warpgroups in powers of two: what a fourth would hold must not be asked for.
+  if (plan.groups == 3 && combines_along(p, product->row.own)) return {};
   plan.slices = static_cast<int>(rows / 64) / plan.groups;
   if (plan.slices * columns > 256) return {};  // 128 accumulators in each thread
   // With 512 threads a thread has 128 registers where the kernel begins, too few for the operands of m64n256.

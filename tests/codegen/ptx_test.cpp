@@ -87,6 +87,20 @@ TEST_CASE("ptx: on sm_90a what the product does not fit is multiplied as on olde
   CHECK(!has(text(kernels::lse_forward(scattered(shape), good)), "wgmma"));
   CHECK(!has(text(kernels::lse_forward(single(shape), short_steps)), "wgmma"));
   CHECK(!has(text(kernels::lse_forward(shape, short_steps)), "wgmma"));
+
+  // Of 192 rows three warpgroups have a third each; a sum over them would ask a fourth.
+  const auto sums = [](bool over_rows) {
+    ProgramBuilder p("sums");
+    const Axis N = p.axis("N"), V = p.axis("V", 1000), D = p.axis("D", 128);
+    const Tensor e = p.input("e", bf16, {N, D}), c = p.input("c", bf16, {V, D}), y = p.output("y", f32, {N, V});
+    const Block n = p.parallel(N, 192), v = p.parallel(V, 64);
+    const Tile z =
+        p.loop(D, 64, zeros(n, v), [&](Block d, Tile acc) { return acc + dot(load(e, n, d), load(c, v, d)); });
+    store(y, n, v, z - reduce_sum(z, over_rows ? N : V));
+    return p.finish();
+  };
+  CHECK(has(text(sums(false)), "wgmma"));
+  CHECK(!has(text(sums(true)), "wgmma"));
 }
 
 TEST_CASE("ptx: every program of a loss on a device assembles and keeps everything in registers") {
