@@ -23,15 +23,19 @@ bool reads_in_boxes(const PlanDesc& desc, const Target& target) {
 
 std::int64_t copied_row(const PlanDesc& desc) { return desc.dtype == f32 ? desc.hidden : (desc.hidden + 7) / 8 * 8; }
 
-DeviceBlocks choose_boxed_blocks(const kernels::Shape& s) {
+DeviceBlocks choose_boxed_blocks(const kernels::Shape& s, const Target& target) {
   const auto power = [](std::int64_t most, std::int64_t axis) {
     std::int64_t b = 64;
     while (b < most && b < axis) b *= 2;
     return b;
   };
   const kernels::Blocks b{.n = 128, .v = power(256, s.vocabulary), .d = 64, .split = 8};
-  return {
+  DeviceBlocks out{
       .forward = b, .backward = b, .grad_e_d = power(256, s.hidden), .grad_c_d = power(128, s.hidden), .boxed = true};
+  // Three warpgroups that multiply read a fifth less than two for the same work, and a GPU at its limit of power is
+  // the faster for it; shorter parts leave fewer multiprocessors idle at the end.
+  if (target.cpu == "sm_90a") out.tall = {.n = 192, .v = b.v, .d = b.d, .split = 4};
+  return out;
 }
 
 DeviceBlocks choose_plain_blocks(const kernels::Shape& s) {

@@ -14,16 +14,17 @@ struct PlanBlocks {
 /// Never depends on the number of rows: one set of programs serves them all.
 PlanBlocks choose_blocks(const kernels::Shape& shape);
 
-/// What the programs of a device loss are cut into. forward.split: blocks of v in one part, where rows are many.
+/// What the programs of a device loss are cut into. split: blocks of v in one part, where rows are many.
 struct DeviceBlocks {
   kernels::Blocks forward;
   kernels::Blocks backward;         // the tiles of dz, and the d that their logits are summed over
   std::int64_t grad_e_d, grad_c_d;  // hidden, in the products with dz
-  std::int64_t band = 24;           // row blocks whose e stays near while columns pass
+  kernels::Blocks tall{};           // the forward's where rows are many and fill them; n = 0: none
+  std::int64_t band = 24;           // row blocks whose e stays near while columns pass; fewer tall ones
   bool boxed = false;               // for code that reads e and c in boxes of memory
 };
 /// For a GPU, whose tiles want powers of two: those of code that reads tensors in boxes, and of any other.
-DeviceBlocks choose_boxed_blocks(const kernels::Shape& shape);
+DeviceBlocks choose_boxed_blocks(const kernels::Shape& shape, const Target& target);
 DeviceBlocks choose_plain_blocks(const kernels::Shape& shape);
 /// Whether code for a plan on this target reads e and c in boxes, where they lie as boxes want it: rows at multiples of
 /// 16 bytes. With another hidden size c is copied to such rows first, unless memory is to be saved.

@@ -156,7 +156,7 @@ DeviceLoss::DeviceLoss(const PlanDesc& desc) : desc_(desc) {
   const kernels::Shape shape{desc.vocabulary, desc.hidden, desc.dtype};
   const Target target = target_of(desc);
   const bool boxes = reads_in_boxes(desc, target);
-  if (boxes) programs_.push_back(std::make_unique<DevicePrograms>(desc, choose_boxed_blocks(shape), target));
+  if (boxes) programs_.push_back(std::make_unique<DevicePrograms>(desc, choose_boxed_blocks(shape, target), target));
   programs_.push_back(
       std::make_unique<DevicePrograms>(desc, choose_plain_blocks(shape), boxes ? Target::cuda("sm_80") : target));
 }
@@ -182,14 +182,25 @@ std::int64_t DeviceLoss::chunk(const DevicePrograms& p, std::int64_t rows) const
   return p.chunk() ? std::min(p.chunk(), all) : all;
 }
 
-bool DeviceLoss::runs_of_blocks(const DevicePrograms& p, std::int64_t rows) const {
-  const kernels::Blocks& b = p.blocks().forward;
-  return p.chunk() || blocks_of(desc_.vocabulary, b.v * b.split) * blocks_of(rows, b.n) >= many_instances;
+DeviceProgram DeviceLoss::forward_program(const DevicePrograms& p, std::int64_t rows) const {
+  const kernels::Blocks &b = p.blocks().forward, &tall = p.blocks().tall;
+  if (p.chunk()) return DeviceProgram::lse_forward_run;
+  const auto many = [&](const kernels::Blocks& of) {
+    return blocks_of(desc_.vocabulary, of.v * of.split) * blocks_of(rows, of.n) >= many_instances;
+  };
+  const auto height = [&](std::int64_t n) { return blocks_of(rows, n) * n; };
+  // What tall blocks gain is lost where they hold a few per cent more rows that are not there.
+  if (tall.n > 0 && many(tall) && height(tall.n) - height(b.n) <= rows / 64) return DeviceProgram::lse_forward_tall;
+  return many(b) ? DeviceProgram::lse_forward_run : DeviceProgram::lse_forward;
 }
 
 std::int64_t DeviceLoss::parts(const DevicePrograms& p, std::int64_t rows) const {
-  const kernels::Blocks& b = p.blocks().forward;
-  return blocks_of(desc_.vocabulary, b.v * (runs_of_blocks(p, rows) ? b.split : 1));
+  const kernels::Blocks &b = p.blocks().forward, &tall = p.blocks().tall;
+  switch (forward_program(p, rows)) {
+    case DeviceProgram::lse_forward_tall: return blocks_of(desc_.vocabulary, tall.v * tall.split);
+    case DeviceProgram::lse_forward_run: return blocks_of(desc_.vocabulary, b.v * b.split);
+    default: return blocks_of(desc_.vocabulary, b.v);
+  }
 }
 
 Ranges DeviceLoss::ranges(const DevicePrograms& p, std::int64_t rows) const {
@@ -281,14 +292,13 @@ void DeviceLoss::forward(const ForwardArgs& a, Stream stream) {
   for (std::int64_t i = 0; i < blocks_of(N, step); ++i) {
     const TensorRef rows = call.at(s.rows + i * step, i64, {step}), target = call.at(s.target + i * step, i32, {step});
     call.compact_rows(e, rows, compact);
-    call.run(runs_of_blocks(programs, N) ? DeviceProgram::lse_forward_run : DeviceProgram::lse_forward,
-             {.tensors = {{"e", compact},
-                          {"c", c},
-                          {"target", target},
-                          {"part_max", part_max},
-                          {"part_sum", part_sum},
-                          {"part_target", part_target}},
-              .device_sizes = {{"N", count + i}}});
+    call.run(forward_program(programs, N), {.tensors = {{"e", compact},
+                                                        {"c", c},
+                                                        {"target", target},
+                                                        {"part_max", part_max},
+                                                        {"part_sum", part_sum},
+                                                        {"part_target", part_target}},
+                                            .device_sizes = {{"N", count + i}}});
     call.run(DeviceProgram::combine, {.tensors = {{"part_max", part_max},
                                                   {"part_sum", part_sum},
                                                   {"part_target", part_target},

@@ -43,7 +43,7 @@ class DeviceLoss {
   /// The programs for a c that lies like this, and for the copy of e that `de` may hold.
   DevicePrograms& programs_for(const TensorRef& c, const TensorRef& de) const;
   std::int64_t chunk(const DevicePrograms& p, std::int64_t rows) const;
-  bool runs_of_blocks(const DevicePrograms& p, std::int64_t rows) const;
+  DeviceProgram forward_program(const DevicePrograms& p, std::int64_t rows) const;
   std::int64_t parts(const DevicePrograms& p, std::int64_t rows) const;
   Ranges ranges(const DevicePrograms& p, std::int64_t rows) const;
   std::size_t workspace(const DevicePrograms& p, std::int64_t rows, bool backward) const;

@@ -25,6 +25,7 @@ constexpr std::string_view names[device_programs] = {
     "copy_rows",
     "lse_forward",
     "lse_forward_run",
+    "lse_forward_tall",
     "combine",
     "sum_losses",
     "finish_loss",
@@ -80,6 +81,7 @@ bool DevicePrograms::used(DeviceProgram which) const {
     case DeviceProgram::clear_rows_by_8: return desc_.hidden * size_of(desc_.dtype) % 8 == 0;
     case DeviceProgram::copy_rows: return copies_c();
     case DeviceProgram::lse_forward: return chunk() == 0;
+    case DeviceProgram::lse_forward_tall: return chunk() == 0 && blocks_.tall.n > 0;
     case DeviceProgram::sum_losses:
     case DeviceProgram::finish_loss:
     case DeviceProgram::upstream_one: return desc_.reduction != Reduction::none;
@@ -144,6 +146,7 @@ Program DevicePrograms::record(DeviceProgram which) const {
     case DeviceProgram::copy_rows: return kernels::copy_rows(compact, few, many);
     case DeviceProgram::lse_forward: return kernels::lse_forward(compact, with_split(forward, 1));
     case DeviceProgram::lse_forward_run: return kernels::lse_forward(compact, forward);
+    case DeviceProgram::lse_forward_tall: return kernels::lse_forward(compact, blocks_.tall);
     case DeviceProgram::combine: return kernels::combine(32, 32);
     case DeviceProgram::sum_losses: return kernels::sum_losses();
     case DeviceProgram::finish_loss: return kernels::finish_loss(desc_.reduction == Reduction::mean);
@@ -176,8 +179,13 @@ Program DevicePrograms::record(DeviceProgram which) const {
 }
 
 Schedule DevicePrograms::schedule(DeviceProgram which) const {
-  const bool forward = which == DeviceProgram::lse_forward || which == DeviceProgram::lse_forward_run;
-  return forward ? Schedule{.band = static_cast<int>(blocks_.band)} : Schedule{};
+  switch (which) {
+    case DeviceProgram::lse_forward:
+    case DeviceProgram::lse_forward_run: return {.band = static_cast<int>(blocks_.band)};
+    case DeviceProgram::lse_forward_tall:
+      return {.band = static_cast<int>(blocks_.band * blocks_.forward.n / blocks_.tall.n)};
+    default: return {};
+  }
 }
 
 const Kernel& DevicePrograms::kernel(DeviceProgram which) {

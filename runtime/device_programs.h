@@ -29,6 +29,7 @@ enum class DeviceProgram : std::uint8_t {
   copy_rows,
   lse_forward,      // one block of v in a part: few rows
   lse_forward_run,  // several: many rows
+  lse_forward_tall,
   combine,
   sum_losses,
   finish_loss,
@@ -56,7 +57,7 @@ enum class DeviceProgram : std::uint8_t {
   grad_c_f32,  // dc in f32 beside a c of another dtype
   grad_c_f32_add,
 };
-inline constexpr std::size_t device_programs = 40;
+inline constexpr std::size_t device_programs = 41;
 
 class DevicePrograms {
  public:

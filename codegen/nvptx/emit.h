@@ -189,6 +189,7 @@ class Emitter {
   Value* ring_barrier(const Ring& ring, bool empty);
   Value* shared_address(std::int64_t offset);
   void wait_for(Value* barrier, Value* parity);
+  void choose_policies();
   void copy_region(const ir::Region& r, const Ring& ring);
   void copy_turn(const Ring& ring);
   void copy_box(const Factor& f, int map, std::int64_t offset, Value* step, const Ring& ring);
@@ -212,6 +213,7 @@ class Emitter {
   Ring ring_;               // of the warpgroups that multiply
   Value* group_ = nullptr;  // number of this thread's warpgroup
   int store_map_ = -1;
+  Value* policies_[2] = {};  // of the L2 cache, for what the product reads as rows and as columns; null: none
   bool in_turn_ = false, turns_broken_ = false;
   GpuMath math_;
   Layouts layouts_;

@@ -78,6 +78,7 @@ void Emitter::emit_roles() {
   Value* one = b_.CreateAnd(b_.CreateICmpEQ(warp, c32(4 * groups)), b_.CreateICmpEQ(lane_, c32(0)));
   emit_branch(b_, one, [&] {
     const Ring ring = make_ring(1);
+    choose_policies();
     for_each_instance([&] { copy_region(p_.body, ring); });
   });
   b_.CreateBr(done);
@@ -97,6 +98,21 @@ void Emitter::emit_roles() {
 }
 
 // ---- the group that copies ----
+
+void Emitter::choose_policies() {
+  if (schedule_.band == 0) return;
+  int swept = -1;
+  for (const Op& op : p_.body.ops)
+    if (op.kind == OpKind::parallel) swept = op.axis;
+  // What a band reads again and again stays, what passes it goes.
+  for (int map : {0, 1}) {
+    const Factor& f = map == 0 ? plan_->product.row : plan_->product.column;
+    policies_[map] = asm_call(
+        b_.getInt64Ty(),
+        fmt::format("createpolicy.fractional.L2::{}.b64 $0, 1.0;", f.own == swept ? "evict_last" : "evict_first"), "=l",
+        {}, true);
+  }
+}
 
 void Emitter::copy_region(const ir::Region& r, const Ring& ring) {
   const Product& product = plan_->product;
@@ -159,9 +175,13 @@ void Emitter::copy_box(const Factor& f, int map, std::int64_t offset, Value* ste
   const std::int64_t boxes = f.k_contiguous ? 1 : f.extent / WgmmaPlan::step;
   for (std::int64_t i = 0; i < boxes; ++i) {
     Value *x = f.k_contiguous ? k : b_.CreateAdd(own, c32(64 * i)), *y = f.k_contiguous ? own : k;
+    std::vector<Value*> args{b_.CreateAdd(to, c32(8192 * i)), described, x, y, full};
+    if (policies_[map]) args.push_back(policies_[map]);
     asm_call(b_.getVoidTy(),
-             "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [$0], [$1, {$2, $3}], [$4];",
-             "r,l,r,r,r,~{memory}", {b_.CreateAdd(to, c32(8192 * i)), described, x, y, full}, true);
+             fmt::format("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes{} [$0], "
+                         "[$1, {{$2, $3}}], [$4]{};",
+                         policies_[map] ? ".L2::cache_hint" : "", policies_[map] ? ", $5" : ""),
+             policies_[map] ? "r,l,r,r,r,l,~{memory}" : "r,l,r,r,r,~{memory}", args, true);
   }
 }
 

@@ -112,7 +112,7 @@ TEST_CASE("ptx: every program of a loss on a device assembles and keeps everythi
         const kernels::Shape shape{V, 2304, t};
         const runtime::DevicePrograms programs(desc,
                                                runtime::reads_in_boxes(desc, target)
-                                                   ? runtime::choose_boxed_blocks(shape)
+                                                   ? runtime::choose_boxed_blocks(shape, target)
                                                    : runtime::choose_plain_blocks(shape),
                                                target);
         for (runtime::DeviceProgram which : programs.all()) {

@@ -122,7 +122,7 @@ Compiled compile_apart(const PlanDesc& desc) {
   const Target target = runtime::target_of(desc);
   const bool boxed = runtime::reads_in_boxes(desc, target);
   runtime::DevicePrograms programs(
-      desc, boxed ? runtime::choose_boxed_blocks(shape) : runtime::choose_plain_blocks(shape), target);
+      desc, boxed ? runtime::choose_boxed_blocks(shape, target) : runtime::choose_plain_blocks(shape), target);
   const std::vector<runtime::DeviceProgram> all = programs.all();
   Compiled c;
   c.programs.resize(all.size());
