@@ -2,6 +2,7 @@
 // spread over the registers of its threads as a Layout says. Only codegen/nvptx includes this.
 #pragma once
 
+#include <array>
 #include <map>
 #include <vector>
 
@@ -144,9 +145,12 @@ class Emitter {
   Value* address(const View& view, const Layout& l, int reg, const std::map<ir::ValueId, Registers>& indices,
                  Value*& exists);
   /// Whether neighbours along the contiguous axis, two registers of a thread, may be stored as one: the tile lies
-  /// inside the tensor and pairs are aligned. Null: never.
-  Value* pairs_fit(const View& view, const Layout& l, const Layout& part);
+  /// inside the tensor and its rows begin at multiples of so many bytes. Null: never.
+  Value* pairs_fit(const View& view, const Layout& l, const Layout& part, int bytes);
   void store_pair(Value* low, Value* high, Value* ptr, DType t, Value* condition);
+  /// Whether four lanes hold 32 elements of 2 bytes that follow each other in pairs, as mma leaves them.
+  static bool quads_fit(const View& view, const Layout& l);
+  std::array<llvm::Value*, 4> turn_quad(std::array<llvm::Value*, 4> words);
   /// Two f32 rounded to bf16 or f16.
   Value* packed_pair(Value* low, Value* high, DType t);
   std::map<ir::ValueId, Registers> gather_indices(const View& view, const Layout& l);

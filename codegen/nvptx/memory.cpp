@@ -1,5 +1,8 @@
 // Loads and stores of the GPU emitter. An element outside the tensor is not touched: its load is predicated off and
 // gives the fill, its store is predicated off. Offsets are 64-bit.
+#include <algorithm>
+#include <array>
+
 #include "codegen/cpu/jit.h"
 #include "codegen/nvptx/emit.h"
 #include "kerf/error.h"
@@ -184,11 +187,11 @@ Emitter::Registers Emitter::load(const View& view, const std::vector<ir::AxisExt
   return out;
 }
 
-Value* Emitter::pairs_fit(const View& view, const Layout& l, const Layout& part) {
-  const Subscript& fast = view.subscripts.empty() ? Subscript{} : view.subscripts.back();
-  if (view.subscripts.size() < 2 || fast.indices >= 0 || l.registers.size() < 3 || part.registers.empty() ||
-      l.registers[0] != Bit{fast.axis, 0} || part.registers[0] != l.registers[0] || !is_float(view.dtype) ||
-      fast.extent % 2 != 0)
+Value* Emitter::pairs_fit(const View& view, const Layout& l, const Layout& part, int bytes) {
+  if (view.subscripts.size() < 2) return nullptr;
+  const Subscript& fast = view.subscripts.back();
+  if (fast.indices >= 0 || l.registers.size() < 3 || part.registers.empty() || l.registers[0] != Bit{fast.axis, 0} ||
+      part.registers[0] != l.registers[0] || !is_float(view.dtype) || fast.extent % 2 != 0)
     return nullptr;
   Value *misaligned = b_.CreatePtrToInt(view.base, b_.getInt64Ty()), *inside = b_.getTrue();
   for (const Subscript& s : view.subscripts) {
@@ -196,7 +199,7 @@ Value* Emitter::pairs_fit(const View& view, const Layout& l, const Layout& part)
     if (s.indices < 0 && !s.inside)
       inside = b_.CreateAnd(inside, b_.CreateICmpSLE(b_.CreateAdd(s.start, c64(s.extent)), s.size));
   }
-  misaligned = b_.CreateAnd(misaligned, c64(2 * size_of(view.dtype) - 1));
+  misaligned = b_.CreateAnd(misaligned, c64(bytes - 1));
   return b_.CreateAnd(inside, b_.CreateICmpEQ(misaligned, c64(0)));
 }
 
@@ -217,6 +220,34 @@ void Emitter::store_pair(Value* low, Value* high, Value* ptr, DType t, Value* co
   asm_call(b_.getVoidTy(),
            "{ .reg .pred p; setp.ne.b32 p, $" + std::to_string(args.size() - 1) + ", 0; @p " + store + " }",
            constraints + ",r,~{memory}", args, true);
+}
+
+bool Emitter::quads_fit(const View& view, const Layout& l) {
+  if (view.subscripts.empty()) return false;
+  const int axis = view.subscripts.back().axis;
+  if (view.subscripts.back().extent % 32 != 0) return false;
+  const auto holds = [&](int bit) { return std::ranges::find(l.registers, Bit{axis, bit}) != l.registers.end(); };
+  return size_of(view.dtype) == 2 && l.lanes.size() >= 2 && l.lanes[0] == Bit{axis, 1} && l.lanes[1] == Bit{axis, 2} &&
+         holds(3) && holds(4);
+}
+
+std::array<Value*, 4> Emitter::turn_quad(std::array<Value*, 4> words) {
+  // Lane q of four has words[j] = pair q of eight elements j, and gets all four pairs of eight elements q: a transpose
+  // of 4 x 4, by one bit of the lane's number at a time.
+  const auto exchange = [&](Value* upper, Value*& low, Value*& high, int mask) {
+    Value* sent = b_.CreateSelect(upper, low, high);
+    Value* got = b_.CreateIntrinsic(llvm::Intrinsic::nvvm_shfl_sync_bfly_i32, {}, {c32(-1), sent, c32(mask), c32(31)});
+    Value* kept_low = b_.CreateSelect(upper, got, low);
+    high = b_.CreateSelect(upper, high, got);
+    low = kept_low;
+  };
+  Value* odd = b_.CreateICmpNE(b_.CreateAnd(lane_, c32(1)), c32(0));
+  Value* upper = b_.CreateICmpNE(b_.CreateAnd(lane_, c32(2)), c32(0));
+  exchange(odd, words[0], words[1], 1);
+  exchange(odd, words[2], words[3], 1);
+  exchange(upper, words[0], words[2], 2);
+  exchange(upper, words[1], words[3], 2);
+  return words;
 }
 
 Value* Emitter::packed_pair(Value* low, Value* high, DType t) {
@@ -251,7 +282,10 @@ void Emitter::emit_store(const Op& op) {
       store_global(value[holder(r)], ptr, view.dtype, exists);
     }
   };
-  Value* quick = pairs_fit(view, l, part);
+  // Sixteen bytes a thread where four lanes can bring them together: whole sectors of memory, and few at once. Else two
+  // elements, as a thread holds them.
+  const bool quads = quads_fit(view, l);
+  Value* quick = pairs_fit(view, l, part, quads ? 16 : 2 * static_cast<int>(size_of(view.dtype)));
   if (!quick) return one_by_one();
   // What is cast to the tensor's dtype on the way is rounded in pairs.
   const Op* made = def(op.operands[0]);
@@ -261,12 +295,33 @@ void Emitter::emit_store(const Op& op) {
   const Registers pairs = rounded ? get(made->operands[0], part) : value;
   View whole = view;
   for (Subscript& s : whole.subscripts) s.inside = s.inside || s.indices < 0;
-  emit_branch(b_, quick, [&] {
+  const auto store_pairs = [&] {
     for (int r = 0; r < l.register_count(); r += 2) {
       Value *exists = nullptr, *ptr = place(whole, r, exists);
       store_pair(pairs[holder(r)], pairs[holder(r + 1)], ptr, view.dtype, exists);
     }
-  });
+  };
+  const auto store_quads = [&] {
+    const int axis = view.subscripts.back().axis;
+    const auto step = [&](int bit) {
+      return 1 << (std::ranges::find(l.registers, Bit{axis, bit}) - l.registers.begin());
+    };
+    const int steps[] = {0, step(3), step(4), step(3) | step(4)};
+    Value* shift = b_.CreateMul(b_.CreateAnd(lane_, c32(3)), c32(12));  // from its pair to its eight elements, in bytes
+    for (int r = 0; r < l.register_count(); r += 2) {
+      if ((r & steps[3]) != 0) continue;
+      std::array<Value*, 4> words{};
+      for (std::size_t j = 0; j < 4; ++j)
+        words[j] = packed_pair(pairs[holder(r | steps[j])], pairs[holder((r | steps[j]) + 1)], view.dtype);
+      words = turn_quad(words);
+      Value *exists = nullptr, *ptr = b_.CreateGEP(b_.getInt8Ty(), place(whole, r, exists), shift);
+      asm_call(b_.getVoidTy(), "{ .reg .pred p; setp.ne.b32 p, $5, 0; @p st.global.v4.b32 [$0], {$1, $2, $3, $4}; }",
+               "l,r,r,r,r,r,~{memory}",
+               {ptr, words[0], words[1], words[2], words[3], exists ? b_.CreateZExt(exists, b_.getInt32Ty()) : c32(1)},
+               true);
+    }
+  };
+  emit_branch(b_, quick, quads ? std::function<void()>(store_quads) : store_pairs);
   emit_branch(b_, b_.CreateNot(quick), one_by_one);
 }
 
