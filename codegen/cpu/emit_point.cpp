@@ -60,7 +60,8 @@ Value* Emitter::to_buffer(Value* x, DType t) {
 }
 
 Value* Emitter::index_of(ValueId indices, const Point& pt) {
-  Value* i = eval_memory(rep(indices), p_.type(indices).dtype, pt);
+  const bool one = plan_.form(indices) == Form::scalar;
+  Value* i = one ? rep(indices).number : eval_memory(rep(indices), p_.type(indices).dtype, pt);
   llvm::Type* to = b_.getInt64Ty();
   const int w = width_of(i);
   return b_.CreateSExt(i, w == 1 ? to : llvm::FixedVectorType::get(to, static_cast<unsigned>(w)));
@@ -193,6 +194,7 @@ Value* Emitter::eval_op(const ir::Op& op, const Point& pt, Memo& memo) {
   switch (op.kind) {
     case OpKind::constant: return register_constant(b_, op, t.dtype);
     case OpKind::splat: return x[0];
+    case OpKind::number: return rep(op.operands[0]).number;
     case OpKind::axis_size: return axis_size(op.axis);
     case OpKind::index:
     case OpKind::in_bounds: {

@@ -215,6 +215,7 @@ int Plan::cost(ValueId v) const {
   switch (op->kind) {
     case OpKind::constant:
     case OpKind::splat:
+    case OpKind::number:
     case OpKind::axis_size: return 0;
     case OpKind::index:
     case OpKind::in_bounds: return 1;

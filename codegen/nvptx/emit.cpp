@@ -51,7 +51,8 @@ Layouts::Layouts(const ir::Program& p, int warp_bits, const Engine& engine)
       const ir::Type& t = p.type(op.results[0]);
       if (engine.wgmma || engine.mma) {
         const Product& product = engine.wgmma ? engine.wgmma->product : engine.mma->product;
-        const ir::AxisExtent row{product.row.own, product.row.extent}, column{product.column.own, product.column.extent};
+        const ir::AxisExtent row{product.row.own, product.row.extent},
+            column{product.column.own, product.column.extent};
         dots_.emplace_back(t.axes, engine.wgmma ? wgmma_accumulator(row, column, engine.wgmma->slices, warp_bits)
                                                 : mma_accumulator(row, column, engine.mma->row_warp_bits,
                                                                   engine.mma->column_warp_bits));
@@ -405,6 +406,7 @@ Emitter::Registers Emitter::make(const Op& op) {
   const ir::Type& t = p_.type(op.results[0]);
   const Layout& l = layout(t);
   if (op.kind == OpKind::axis_size) return {axis_size(op.axis)};
+  if (op.kind == OpKind::number) return {rep(op.operands[0]).number};
   std::vector<Registers> operands;
   std::vector<Layout> parts;
   DType in = t.dtype;

@@ -76,6 +76,8 @@ class Block {
   Tile index(DType dtype = DType::i64, std::source_location where = std::source_location::current()) const;
   /// True where the index is inside the axis: tile<axis, bool>.
   Tile in_bounds(std::source_location where = std::source_location::current()) const;
+  /// How many blocks of the axis lie before it: scalar i64.
+  Tile number(std::source_location where = std::source_location::current()) const;
 
   detail::Recorder* recorder = nullptr;
   int value = -1;

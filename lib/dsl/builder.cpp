@@ -72,6 +72,11 @@ Tile Block::in_bounds(Here where) const {
   return {&r, r.record(OpKind::in_bounds, {r.id(*this, "in_bounds", where)}, where)};
 }
 
+Tile Block::number(Here where) const {
+  detail::Recorder& r = detail::recorder(recorder, "number", "block", where);
+  return {&r, r.record(OpKind::number, {r.id(*this, "number", where)}, where)};
+}
+
 Tile full(Located<Block> a, double value, DType dtype) {
   return detail::recorder(a.value.recorder, "full", "block", a.where).full({a.value}, value, dtype, a.where);
 }

@@ -238,6 +238,7 @@ class Interpreter {
       case Rule::constant: return constant(op);
       case Rule::index: return index(op);
       case Rule::in_bounds: return in_bounds(op);
+      case Rule::number: slot(op.results[0]).integer.assign(1, slot(op.operands[0]).at); return;
       case Rule::axis_size: slot(op.results[0]).integer.assign(1, axis_size(op.axis)); return;
       case Rule::load: return by_dtype(op, [&]<class T>() { load<T>(op); });
       case Rule::store: return is_real(op.operands[0]) ? store<float>(op) : store<Integer>(op);

@@ -1,8 +1,9 @@
 // Tile IR: what a program is once it has been recorded. SSA values, structured regions, one list of operations.
 //
-// A Program is a plain value: copy it, change the copy, compare the texts. Values are numbers into `values`; an operation
-// names its operands and results by them. Elementwise operations broadcast by axis name: a result has every axis of any
-// operand. A tile's axes are always in the order in which the program declares them, so a tile type is a set.
+// A Program is a plain value: copy it, change the copy, compare the texts. Values are numbers into `values`; an
+// operation names its operands and results by them. Elementwise operations broadcast by axis name: a result has every
+// axis of any operand. A tile's axes are always in the order in which the program declares them, so a tile type is a
+// set.
 #pragma once
 
 #include <cstdint>
@@ -27,8 +28,32 @@ enum class OpKind : std::uint8_t {
 };
 enum class Effect : std::uint8_t { pure, read, write, control };
 enum class Rule : std::uint8_t {
-  parallel, whole, loop, when, yield, constant, splat, index, in_bounds, axis_size, load, store, load_packed,
-  store_packed, stage, take, arithmetic, real, compare, logical, where, cast, dot, reduce, scan,
+  parallel,
+  whole,
+  loop,
+  when,
+  yield,
+  constant,
+  splat,
+  index,
+  in_bounds,
+  number,
+  axis_size,
+  load,
+  store,
+  load_packed,
+  store_packed,
+  stage,
+  take,
+  arithmetic,
+  real,
+  compare,
+  logical,
+  where,
+  cast,
+  dot,
+  reduce,
+  scan,
 };
 struct OpInfo {
   std::string_view text;
@@ -93,11 +118,11 @@ struct Op {
   std::vector<ValueId> results;
   std::vector<Region> regions;
 
-  int axis = -1;             // parallel, whole, loop, axis_size, reduce, scan, stage
-  int tensor = -1;           // load, store, load_packed, store_packed, stage
-  int list = -1;             // parallel and loop over kept tiles
-  std::int64_t extent = 0;   // parallel, whole, loop, stage: indices in a block
-  std::int64_t count = 0;    // loop over a part: blocks in a part
+  int axis = -1;            // parallel, whole, loop, axis_size, reduce, scan, stage
+  int tensor = -1;          // load, store, load_packed, store_packed, stage
+  int list = -1;            // parallel and loop over kept tiles
+  std::int64_t extent = 0;  // parallel, whole, loop, stage: indices in a block
+  std::int64_t count = 0;   // loop over a part: blocks in a part
   LoopOver over = LoopOver::axis;
   double number = 0;         // constant of a float or bool dtype
   std::int64_t integer = 0;  // constant of an integer dtype
@@ -131,9 +156,9 @@ struct Program {
   std::vector<AxisInfo> axes;
   std::vector<TensorInfo> tensors;
   std::vector<ListInfo> lists;
-  std::vector<Type> values;               // the type of each value
-  std::vector<std::string> value_names;   // as parsed or given; empty: printed as a number. Same length as values
-  Region body;                            // no arguments, no yield; `parallel` operations come first
+  std::vector<Type> values;              // the type of each value
+  std::vector<std::string> value_names;  // as parsed or given; empty: printed as a number. Same length as values
+  Region body;                           // no arguments, no yield; `parallel` operations come first
 
   ValueId new_value(Type type, std::string name = {});
   const Type& type(ValueId v) const { return values[static_cast<std::size_t>(v)]; }
@@ -167,15 +192,15 @@ Program parse(std::string_view text, std::string_view name = "text");
 
 /// Sizes, pointers and strides of one launch, checked against the program: shared by the interpreter and the kernels.
 struct Bound {
-  std::vector<std::int64_t> axis_size;  // by axis
-  std::vector<TensorRef> tensors;       // by tensor
-  std::vector<TileListRef> lists;       // by list
-  std::int64_t instances = 0;           // of the program: product over its `parallel`s
+  std::vector<std::int64_t> axis_size;            // by axis
+  std::vector<TensorRef> tensors;                 // by tensor
+  std::vector<TileListRef> lists;                 // by list
+  std::int64_t instances = 0;                     // of the program: product over its `parallel`s
   std::vector<const std::int64_t*> device_sizes;  // by axis: where a kernel finds its size at run time, or null
 };
 /// Throws UsageError: an argument missing, unknown, given twice, null, of another dtype or rank, disagreeing about the
-/// size of an axis, its innermost stride not 1, not memory of `device`, a list entry outside the axes. For a GPU what the
-/// lists and device_sizes point to is not read.
+/// size of an axis, its innermost stride not 1, not memory of `device`, a list entry outside the axes. For a GPU what
+/// the lists and device_sizes point to is not read.
 Bound bind(const Program& p, const LaunchArgs& args, Device device = {});
 
 /// Runs all instances by plain loops: the definition of every operation.

@@ -211,6 +211,11 @@ Types index(const Check& c) {
 
 Types in_bounds(const Check& c) { return {tile_type(DType::boolean, c.block(0).axes)}; }
 
+Types number(const Check& c) {
+  c.block(0);
+  return {tile_type(DType::i64, {})};
+}
+
 Types axis_size(const Check& c) {
   c.axis(c.op.axis);
   return {tile_type(DType::i64, {})};
@@ -475,6 +480,7 @@ Types results(const Check& c) {
     case Rule::splat: return splat(c);
     case Rule::index: return index(c);
     case Rule::in_bounds: return in_bounds(c);
+    case Rule::number: return number(c);
     case Rule::axis_size: return axis_size(c);
     case Rule::load: return load(c);
     case Rule::store: return store(c);

@@ -26,6 +26,7 @@ bool is_free(OpKind kind) {
     case OpKind::splat:
     case OpKind::index:
     case OpKind::in_bounds:
+    case OpKind::number:
     case OpKind::axis_size:
     case OpKind::whole: return true;
     default: return false;
