@@ -19,24 +19,33 @@ void reference_grad_c(Shape s, Blocks b, const Doubles& e, const Rows& rows, con
       }
 }
 
-Program grad_c(Shape s, Blocks b, DType out, bool accumulate) {
+Program grad_c(Shape s, Blocks b, DType out, bool accumulate, bool corrected) {
   ProgramBuilder p(accumulate ? "grad_c_accumulate" : "grad_c");
   Axis N = p.axis("N"), T = s.compact ? N : p.axis("T"), V = p.axis("V", s.vocabulary), D = p.axis("D", s.hidden);
   Tensor e = p.input("e", s.dtype, {T, D}), rows, scale;
   if (!s.compact) rows = p.input("rows", i64, {N});
   if (s.dtype == f16) scale = p.input("scale", f32, {});
+  Tensor order, added;
+  if (s.gather) order = p.input("order", i64, {V});
+  if (corrected) added = p.input("added", f32, {p.axis("B", vocabulary_blocks(s, b)), D});
   TileList kept = p.tile_list("kept", N, b.n, V, b.v), written = p.tile_list("written", D, b.d, V, b.v);
   Packed dz = p.packed_input("dz", s.dtype, kept, {V, N});
   Tensor dc = accumulate ? p.inout("dc", out, {V, D}) : p.output("dc", out, {V, D});
 
   auto [at, d, v] = p.parallel(written);
+  Tile row;  // asked for before the sum, not waited for after it
+  if (s.gather) row = load(order, v, fill(-1));
   Tile total = p.loop(kept.in_column(v), zeros(v, d), [&](Kept k, Block n, Tile acc) {
     Tile x = s.compact ? load(e, n, d) : load(e, load(rows, n, fill(-1)), d);
     return acc + dot(load(dz, k), x);  // contracts N
   });
+  if (corrected) total = total + load(added, v.number(), d);
   if (s.dtype == f16) total = total * load(scale);
-  if (accumulate) total = total + cast(load(dc, v, d), f32);
-  store(dc, v, d, cast(total, out));
+  if (accumulate) total = total + cast(s.gather ? load(dc, row, d) : load(dc, v, d), f32);
+  if (s.gather)
+    store(dc, row, d, cast(total, out));
+  else
+    store(dc, v, d, cast(total, out));
   return p.finish();
 }
 

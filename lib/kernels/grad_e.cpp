@@ -4,6 +4,7 @@
 // hold, the more the longer it runs. dz of f16 carries a power of two that keeps it from underflow; `scale` takes it
 // out again.
 #include "lib/kernels/kernels.h"
+#include "lib/kernels/logits.h"
 #include "lib/kernels/reference.h"
 
 namespace kerf::kernels {
@@ -23,7 +24,8 @@ void reference_grad_e(Shape s, Blocks b, const Doubles& c, const Rows& rows, con
 Program grad_e(Shape s, Blocks b, bool from_sum, bool to_sum, bool apart) {
   ProgramBuilder p(std::string("grad_e") + (from_sum ? "_from_sum" : "") + (to_sum ? "_to_sum" : ""));
   Axis N = p.axis("N"), V = p.axis("V", s.vocabulary), D = p.axis("D", s.hidden);
-  Tensor c = p.input("c", s.dtype, {V, D}), rows, scale, de, sum;
+  const Classifier c(p, s, V, D);
+  Tensor rows, scale, de, sum;
   TileList kept = p.tile_list("kept", N, b.n, V, b.v);
   Packed dz = p.packed_input("dz", s.dtype, kept, {V, N});
   if (from_sum || to_sum) {
@@ -41,7 +43,7 @@ Program grad_e(Shape s, Blocks b, bool from_sum, bool to_sum, bool apart) {
   if (!to_sum) r = load(rows, n, fill(-1));
   Tile total =
       p.loop(kept.in_row(n), from_sum && !apart ? load(sum, n, d) : zeros(n, d), [&](Kept k, Block v, Tile acc) {
-        return acc + dot(load(dz, k), load(c, v, d));  // contracts V
+        return acc + dot(load(dz, k), c.load_at(c.at(v), v, d));  // contracts V
       });
   if (from_sum && apart) total = total + load(sum, n, d);
   if (to_sum) {

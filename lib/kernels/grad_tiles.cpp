@@ -33,7 +33,8 @@ Doubles reference_grad_tiles(Shape s, Blocks b, const Doubles& e, const Doubles&
 Program grad_tiles(Shape s, Blocks b) {
   ProgramBuilder p("grad_tiles");
   Axis N = p.axis("N"), T = p.axis("T"), V = p.axis("V", s.vocabulary), D = p.axis("D", s.hidden);
-  Tensor e = p.input("e", s.dtype, {s.compact ? N : T, D}), c = p.input("c", s.dtype, {V, D});
+  Tensor e = p.input("e", s.dtype, {s.compact ? N : T, D});
+  const Classifier c(p, s, V, D);
   Tensor rows = p.input("rows", i64, {N}), target = p.input("target", i32, {N});
   Tensor lse = p.input("lse", f32, {T}), g = p.input("g", f32, {N});
   TileList kept = p.tile_list("kept", N, b.n, V, b.v);

@@ -24,7 +24,21 @@ struct Shape {
   std::int64_t vocabulary, hidden;
   DType dtype;
   bool compact = false;  // e holds the valid rows alone
+  bool gather = false;   // token v of the programs is row order[v] of c and dc, an input of them
 };
+
+/// What a block of the forward leaves for the choice of tiles: nothing, its log-sum-exp, or its largest logit.
+enum class BlockStatistic : std::uint8_t { none, lse, largest };
+/// A tile is kept if a row's mass in the block is at least eps, or what stands for it.
+struct KeepRule {
+  double eps = 0;
+  bool correct = true;  // say what dropped tiles leave out
+};
+/// Which gradients leave out tiles that are not kept.
+struct Sides {
+  bool e = true, c = true;
+};
+inline std::int64_t vocabulary_blocks(const Shape& s, const Blocks& b) { return (s.vocabulary + b.v - 1) / b.v; }
 
 /// Labels are looked at in blocks of this many rows; arrays over rows have a multiple of it.
 inline constexpr std::int64_t label_block = 256;
@@ -88,22 +102,80 @@ Program list_row_parts(std::int64_t block_n, std::int64_t band);
 Program sum_parts(Shape s, std::int64_t block_n, std::int64_t block_d);
 
 /// Partial maximum, sum and target logit of one part of the vocabulary for one block of rows.
-/// e [T, D], c [V, D], rows [N] i64 (unless compact), target [N] i32 -> part_max, part_sum, part_target [S, N] f32.
-Program lse_forward(Shape s, Blocks b);
+/// e [T, D], c [V, D], rows [N] i64 (unless compact), target [N] i32 -> part_max, part_sum, part_target [S, N] f32, and
+/// with a statistic block_lse [B, N] f32, one for each block of V.
+Program lse_forward(Shape s, Blocks b, BlockStatistic statistic = BlockStatistic::none);
 /// Parts in order, block_s at a time: lse [T] and loss [T] of the valid rows, at rows[n].
 Program combine(std::int64_t block_n, std::int64_t block_s);
 /// dz of the tiles in the list `kept` (N x V), packed [V, N] inside a tile: g (exp(z - lse) - [v = target]).
 Program grad_tiles(Shape s, Blocks b);
-/// de[rows[n]] = scale * sum over kept tiles of dz c. With `from_sum` starts from sum [N, D] f32, or with `apart` adds it
-/// at the end; with `to_sum` writes there instead of de.
+/// de[rows[n]] = scale * sum over kept tiles of dz c. With `from_sum` starts from sum [N, D] f32, or with `apart` adds
+/// it at the end; with `to_sum` writes there instead of de.
 Program grad_e(Shape s, Blocks b, bool from_sum, bool to_sum, bool apart = false);
 /// dc[v] = scale * sum over kept tiles of dz^T e [+ dc], for the blocks of dc in the list `written` (D x V); out is the
 /// dtype of dc. `scale` is an input for f16 alone, here and in grad_e.
-Program grad_c(Shape s, Blocks b, DType out, bool accumulate);
+/// `corrected`: also adds added [B, D] f32, one row for each block of V, before the scale.
+Program grad_c(Shape s, Blocks b, DType out, bool accumulate, bool corrected = false);
 /// The sums of grad_c over columns of parts: `kept` is what list_row_parts made, sum [M, D] f32, b.v rows to a column.
 /// e is compact.
 Program grad_c_parts(Shape s, Blocks b);
 /// dc[v] = scale * sum over parts of sum [S, V, D], in order, block_s at a time [+ dc].
 Program sum_dc(Shape s, DType out, bool accumulate, std::int64_t block_s, std::int64_t block_v, std::int64_t block_d);
+
+// ---- the choice of tiles (keep_tiles.cpp), B blocks of V and R of rows; arrays over P go on past the rows with a
+// label
+
+/// block_lse [B, P], lse [T], rows, target, g [P] -> keep [B, R] i32; left_out [B, R] f32, mass of the dropped; with
+/// `correct` m [B, P]: g mass where the tile is dropped, else 0.
+Program keep_tiles(Shape s, Blocks b, KeepRule rule);
+/// cmean [B, D]: the mean row of c in each block, b.d of D at a time.
+Program block_means(Shape s, Blocks b);
+/// sum [N, D] f32 = m^T cmean.
+Program correct_e(Shape s, Blocks b);
+/// added [B, D] f32 = m e over the number of tokens in the block. e is compact.
+Program correct_c(Shape s, Blocks b);
+
+// ---- lists of the kept (select_tiles.cpp): tiles are items, numbered through the whole vocabulary; Q = B + 1
+
+/// keep, left_out [B, R], the number N of rows -> item_rank, column_rank [B, R] i32, item_count, column_count,
+/// kept_count [B] i64, lost [B] f32.
+Program rank_columns(Sides sides, std::int64_t block_n);
+/// row_rank [Q, R] i32: tiles of the row before each column.
+Program rank_rows(Sides sides, std::int64_t block_n);
+/// count [B] -> begin [Q] i64.
+Program begin_columns();
+/// A range's row_begin [R + 1], and count [1] of its tiles, -> the rows of its list cut into pieces of equal length, so
+/// that there are about `most` pieces and one more for each row: piece_begin [R + 1] i32, the pieces of each row; begin
+/// [S] i32, where each begins among row_items; rows [1] i64, block_n times their number. most is the size of an axis.
+Program cut_rows(std::int64_t block_n);
+/// items [S] i32: 0, 1, 2, ...
+Program count_up();
+/// sum [N, D] f32 (+)= the pieces of each row of blocks in the list `pieces`, in order; part [M, D] f32, b.n rows each.
+Program sum_pieces(Shape s, Blocks b, bool from_sum);
+/// begin [Q] of the items, valid [] -> first [I] i64, the first column of each range and the end of the last;
+/// range_rows [I - 1] i64: valid, or 0 where the range is empty. quota is the size of an axis.
+Program cut_ranges();
+/// For columns first .. last, sizes of axes: row_begin [R + 1] i32.
+Program begin_rows();
+/// item_begin, begin [Q] -> column_begin [Q] i32, count [1] i32.
+Program begin_list();
+/// row, column, row_items, column_items [K] i32.
+Program list_kept(Sides sides, std::int64_t block_n);
+/// kept_count, lost [B], valid [] -> kept [1] i64: tiles that are kept; left_out [1] f32: mass dropped in a row, mean.
+Program count_kept();
+/// kept [1] i64 = every_tile, left_out [1] f32 = 0: of a backward that could not filter.
+inline constexpr std::int64_t every_tile = -1;
+Program keep_all();
+/// block_lse [B, P] = NaN, which keeps every tile.
+Program forget_masses();
+
+// ---- the order of the vocabulary
+
+/// target [P] = place [V] of it.
+Program place_targets(std::int64_t vocabulary);
+/// sum [S, D] f32 of block_n rows of e each.
+Program sum_rows(Shape s, std::int64_t block_n, std::int64_t block_d);
+/// score [V] f32: c times the sum over S of sum [S, D].
+Program score_rows(Shape s, std::int64_t block_v, std::int64_t block_d);
 
 }  // namespace kerf::kernels

@@ -49,4 +49,11 @@ void reference_grad_e(Shape s, Blocks b, const Doubles& c, const Rows& rows, con
 void reference_grad_c(Shape s, Blocks b, const Doubles& e, const Rows& rows, const std::vector<TileAt>& kept,
                       const Doubles& dz, double scale, Doubles& dc);
 
+struct KeptTiles {
+  std::vector<bool> keep;  // [B, R]
+  Doubles m, left_out;     // [B, P], [B, R]
+};
+KeptTiles reference_keep_tiles(Shape s, Blocks b, KeepRule rule, const Doubles& block_lse, const Doubles& lse,
+                               const Rows& rows, const Labels& target, const Doubles& g);
+
 }  // namespace kerf::kernels
