@@ -30,8 +30,12 @@ DeviceBlocks choose_boxed_blocks(const kernels::Shape& s, const Target& target) 
     return b;
   };
   const kernels::Blocks b{.n = 128, .v = power(256, s.vocabulary), .d = 64, .split = 8};
-  DeviceBlocks out{
-      .forward = b, .backward = b, .grad_e_d = power(256, s.hidden), .grad_c_d = power(128, s.hidden), .boxed = true};
+  DeviceBlocks out{.forward = b,
+                   .backward = b,
+                   .grad_e_d = power(256, s.hidden),
+                   .grad_c_d = power(128, s.hidden),
+                   .boxed = true,
+                   .pieces = 8 * 132};
   // Three warpgroups that multiply read a fifth less than two for the same work, and a GPU at its limit of power is
   // the faster for it; shorter parts leave fewer multiprocessors idle at the end.
   if (target.cpu == "sm_90a") out.tall = {.n = 192, .v = b.v, .d = b.d, .split = 4};
@@ -41,6 +45,21 @@ DeviceBlocks choose_boxed_blocks(const kernels::Shape& s, const Target& target) 
 DeviceBlocks choose_plain_blocks(const kernels::Shape& s) {
   const kernels::Blocks b{.n = 64, .v = 64, .d = s.dtype == f32 ? 32 : 64, .split = 8};
   return {.forward = b, .backward = b, .grad_e_d = 64, .grad_c_d = 64};
+}
+
+DeviceBlocks choose_filter_blocks(const kernels::Shape& s) {
+  const PlanBlocks exact = choose_blocks(s);
+  const std::int64_t d = clip(128, s.hidden);
+  DeviceBlocks b{.forward = exact.forward, .backward = exact.backward, .grad_e_d = d, .grad_c_d = d};
+  // Few tiles of 128 x 128 matter; of larger ones, more.
+  b.forward.v = b.backward.v = clip(128, s.vocabulary);
+  b.backward.n = 128;
+  b.backward.d = b.forward.d;
+  const std::int64_t blocks = (s.vocabulary + b.forward.v - 1) / b.forward.v;
+  b.forward.split = std::clamp<std::int64_t>(part_bytes / size_of(s.dtype) / b.forward.v / s.hidden, 1, blocks);
+  b.many = 1;
+  b.forward_schedule = exact.forward_schedule;
+  return b;
 }
 
 PlanBlocks choose_blocks(const kernels::Shape& s) {

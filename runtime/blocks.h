@@ -22,10 +22,17 @@ struct DeviceBlocks {
   kernels::Blocks tall{};           // the forward's where rows are many and fill them; n = 0: none
   std::int64_t band = 24;           // row blocks whose e stays near while columns pass; fewer tall ones
   bool boxed = false;               // for code that reads e and c in boxes of memory
+  std::int64_t many = 8 * 132;      // instances of the forward that keep the machine busy to the end
+  Schedule forward_schedule = {};
+  /// Filtered: rows whose lists of tiles differ in length are cut into pieces, about so many products of a piece and a
+  /// block of d; 0: they are not.
+  std::int64_t pieces = 0;
 };
 /// For a GPU, whose tiles want powers of two: those of code that reads tensors in boxes, and of any other.
 DeviceBlocks choose_boxed_blocks(const kernels::Shape& shape, const Target& target);
 DeviceBlocks choose_plain_blocks(const kernels::Shape& shape);
+/// For a filtered backward on the CPU.
+DeviceBlocks choose_filter_blocks(const kernels::Shape& shape);
 /// Whether code for a plan on this target reads e and c in boxes, where they lie as boxes want it: rows at multiples of
 /// 16 bytes. With another hidden size c is copied to such rows first, unless memory is to be saved.
 bool reads_in_boxes(const PlanDesc& desc, const Target& target);

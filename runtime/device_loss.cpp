@@ -13,144 +13,22 @@
 #include "kerf/error.h"
 #include "lib/kernels/kernels.h"
 #include "runtime/cuda/device.h"
+#include "runtime/device_call.h"
+#include "runtime/filter_space.h"
 
 namespace kerf::runtime {
 
 namespace {
 
-constexpr std::int64_t many_instances = 8 * 132;  // that keep a large GPU busy to the end
-constexpr std::int64_t few_tiles = 2 * 132;       // that keep it busy at all
-constexpr std::int64_t longest_sum = 1 << 15;     // columns: 2048 additions of 16 products, cut off by 2^-23 each
+constexpr std::int64_t few_tiles = 2 * 132;    // that keep a large GPU busy
+constexpr std::int64_t longest_sum = 1 << 15;  // columns: 2048 additions of 16 products, cut off by 2^-23 each
 
-/// A tensor of integers or gradients that lies in two dimensions of any strides, with a third of one element, so that
-/// its innermost stride is 1. One dimension counts as one sequence.
-TensorRef by_element(const TensorRef& t) {
-  TensorRef r = t;
-  const bool two = t.rank == 2;
-  r.rank = 3;
-  r.shape[0] = two ? t.shape[0] : 1;
-  r.shape[1] = two ? t.shape[1] : t.shape[0];
-  r.shape[2] = 1;
-  r.strides[0] = two ? t.strides[0] : 0;
-  r.strides[1] = two ? t.strides[1] : t.strides[0];
-  r.strides[2] = 1;
-  return r;
+/// Whether rows begin where boxes of memory may.
+bool boxes_fit(const TensorRef& t) {
+  return reinterpret_cast<std::uintptr_t>(t.data) % 16 == 0 && t.strides[0] * size_of(t.dtype) % 16 == 0;
 }
-
-/// The same by one dimension.
-TensorRef column(const TensorRef& t) {
-  TensorRef r = t;
-  r.rank = 2;
-  r.shape[1] = 1;
-  r.strides[1] = 1;
-  return r;
-}
-
-/// The rows of a matrix, `row` elements apart.
-TensorRef apart(const TensorRef& t, std::int64_t row) { return t.with_strides({row, 1}); }
-
-/// The same rows in elements of 8 bytes; none where they do not begin and end at multiples of that.
-std::optional<TensorRef> by_8(const TensorRef& t) {
-  const std::int64_t size = size_of(t.dtype), row = t.shape[1] * size, step = t.strides[0] * size;
-  if ((static_cast<std::int64_t>(reinterpret_cast<std::uintptr_t>(t.data)) | row | step) % 8 != 0) return {};
-  return TensorRef(t.data, i64, {t.shape[0], row / 8}, t.device).with_strides({step / 8, 1});
-}
-
-TensorRef scalar(const TensorRef& t) { return TensorRef(t.data, t.dtype, {}, t.device); }
 
 }  // namespace
-
-/// The launches of one call.
-struct DeviceLoss::Call {
-  const DeviceLoss& loss;
-  DevicePrograms& programs;
-  Stream stream;
-  Device device = loss.desc_.device;
-
-  void run(DeviceProgram which, const LaunchArgs& args) const {
-    const Kernel& kernel = programs.kernel(which);
-    if (loss.pool_)
-      kernel.launch(args, *loss.pool_);
-    else
-      kernel.launch(args, stream);
-  }
-  template <class T>
-  TensorRef at(T* data, DType dtype, std::initializer_list<std::int64_t> shape) const {
-    return TensorRef(data, dtype, shape, device);
-  }
-
-  /// Finds the rows that have a label. loss, lse: what the others have is written there.
-  void compact_labels(const Labels& labels, const LabelSpace& s, const TensorRef& loss = {},
-                      const TensorRef& lse = {}) const {
-    const std::int64_t R = label_blocks(labels.rows), L = kernels::label_block, P = R * L;
-    const bool packed = labels.cu_seqlens.given() && labels.shift > 0, wide = labels.target.dtype == i64;
-    LaunchArgs find{.tensors = {{"target", by_element(labels.target)},
-                                {"label", at(s.label, i32, {R, L})},
-                                {"count", at(s.count, i64, {R})},
-                                {"outside", at(s.outside, i64, {R})}}};
-    DeviceProgram which = wide ? DeviceProgram::label_rows_i64 : DeviceProgram::label_rows_i32;
-    if (packed) {
-      find.tensors.emplace_back("cu_seqlens", column(labels.cu_seqlens));
-      const bool wide_ends = labels.cu_seqlens.dtype == i64;
-      which = wide        ? wide_ends ? DeviceProgram::label_rows_i64_i64 : DeviceProgram::label_rows_i64_i32
-              : wide_ends ? DeviceProgram::label_rows_i32_i64
-                          : DeviceProgram::label_rows_i32_i32;
-    }
-    run(which, find);
-    LaunchArgs compact{.tensors = {{"label", at(s.label, i32, {R, L})},
-                                   {"count", at(s.count, i64, {R})},
-                                   {"outside", at(s.outside, i64, {R})},
-                                   {"valid", at(s.valid, i64, {1})},
-                                   {"strays", at(s.strays, i64, {1})},
-                                   {"rows", at(s.rows, i64, {P})},
-                                   {"target", at(s.target, i32, {P})}}};
-    if (loss.given()) compact.tensors.insert(compact.tensors.end(), {{"loss", loss}, {"lse", lse}});
-    run(loss.given() ? DeviceProgram::compact_labels_begin_losses : DeviceProgram::compact_labels, compact);
-  }
-
-  /// Copies rows of e side by side.
-  void compact_rows(const TensorRef& e, const TensorRef& rows, const TensorRef& compact) const {
-    const auto from = by_8(e), to = by_8(compact);
-    const bool both = from && to;
-    run(both ? DeviceProgram::compact_rows_by_8 : DeviceProgram::compact_rows,
-        {.tensors = {{"e", both ? *from : e}, {"rows", rows}, {"compact", both ? *to : compact}}});
-  }
-
-  /// Zeros in rows of de without a label.
-  void clear_rows(const TensorRef& label, const TensorRef& de) const {
-    const auto wide = by_8(de);
-    run(wide ? DeviceProgram::clear_rows_by_8 : DeviceProgram::clear_rows,
-        {.tensors = {{"label", label}, {"de", wide.value_or(de)}}});
-  }
-
-  /// c, or a copy of it in `copy` whose rows boxes can have.
-  TensorRef readable(const TensorRef& c, std::byte* copy) const {
-    if (!programs.copies_c()) return c;
-    const PlanDesc& desc = loss.desc_;
-    const TensorRef to = apart(at(copy, desc.dtype, {desc.vocabulary, desc.hidden}), copied_row(desc));
-    run(DeviceProgram::copy_rows, {.tensors = {{"c", c}, {"copy", to}}});
-    return to;
-  }
-
-  /// All tiles of the row blocks that `sizes` leaves of `rows` rows, and the columns [first, last).
-  TileListRef list(DeviceProgram which, const ListSpace& space, std::int64_t rows, std::int64_t first,
-                   std::int64_t last, const std::int64_t* device_rows) const {
-    TileListRef l = space.ref;
-    l.count = space.rows * (last - first);
-    const std::int64_t K = l.count, R = space.rows + 1, C = space.columns + 1;
-    LaunchArgs args{.tensors = {{"row", at(l.row, i32, {K})},
-                                {"column", at(l.column, i32, {K})},
-                                {"row_items", at(l.row_items, i32, {K})},
-                                {"column_items", at(l.column_items, i32, {K})},
-                                {"row_begin", at(l.row_begin, i32, {R})},
-                                {"column_begin", at(l.column_begin, i32, {C})},
-                                {"count", at(l.device_count, i32, {1})}},
-                    .axes = {{"N", rows}, {"I", std::max({K, R, C})}, {"first", first}, {"last", last}}};
-    if (device_rows) args.device_sizes = {{"N", device_rows}};
-    run(which, args);
-    return l;
-  }
-};
 
 DeviceLoss::DeviceLoss(const PlanDesc& desc) : desc_(desc) {
   const kernels::Shape shape{desc.vocabulary, desc.hidden, desc.dtype};
@@ -159,6 +37,9 @@ DeviceLoss::DeviceLoss(const PlanDesc& desc) : desc_(desc) {
   if (boxes) programs_.push_back(std::make_unique<DevicePrograms>(desc, choose_boxed_blocks(shape, target), target));
   programs_.push_back(
       std::make_unique<DevicePrograms>(desc, choose_plain_blocks(shape), boxes ? Target::cuda("sm_80") : target));
+  if (kerf::runtime::filters(desc))
+    filtered_ = std::make_unique<DevicePrograms>(
+        desc, boxes ? choose_boxed_blocks(shape, target) : choose_plain_blocks(shape), target, true);
 }
 
 DeviceLoss::DeviceLoss(const PlanDesc& desc, const DeviceBlocks& boxed, const DeviceBlocks& plain,
@@ -166,15 +47,28 @@ DeviceLoss::DeviceLoss(const PlanDesc& desc, const DeviceBlocks& boxed, const De
     : desc_(desc), pool_(std::move(pool)) {
   for (const DeviceBlocks& blocks : {boxed, plain})
     programs_.push_back(std::make_unique<DevicePrograms>(desc, blocks, Target::host()));
+  if (kerf::runtime::filters(desc)) filtered_ = std::make_unique<DevicePrograms>(desc, boxed, Target::host(), true);
+}
+
+DeviceLoss::DeviceLoss(const PlanDesc& desc, const DeviceBlocks& blocks, std::shared_ptr<ThreadPool> pool)
+    : desc_(desc), pool_(std::move(pool)) {
+  filtered_ = std::make_unique<DevicePrograms>(desc, blocks, Target::host(), true);
+}
+
+bool DeviceLoss::filters_with(const TensorRef& c) const {
+  if (!filtered_) return false;
+  return boxes_fit(c) || !filtered_->blocks().boxed || filtered_->copies_c();
+}
+
+BlockLseShape DeviceLoss::shape_of_block_lse() const {
+  if (!filtered_) return {};
+  return [this](std::int64_t rows) { return block_lse_shape(rows); };
 }
 
 DevicePrograms& DeviceLoss::programs_for(const TensorRef& c, const TensorRef& de) const {
-  const auto fits = [](const TensorRef& t) {
-    return reinterpret_cast<std::uintptr_t>(t.data) % 16 == 0 && t.strides[0] * size_of(t.dtype) % 16 == 0;
-  };
   const bool kept_in_de = desc_.strategy == Strategy::min_memory && de.given();
-  const bool read = fits(c) || programs_.front()->copies_c();
-  return read && (!kept_in_de || fits(de)) ? *programs_.front() : *programs_.back();
+  const bool read = boxes_fit(c) || programs_.front()->copies_c();
+  return read && (!kept_in_de || boxes_fit(de)) ? *programs_.front() : *programs_.back();
 }
 
 std::int64_t DeviceLoss::chunk(const DevicePrograms& p, std::int64_t rows) const {
@@ -186,7 +80,7 @@ DeviceProgram DeviceLoss::forward_program(const DevicePrograms& p, std::int64_t 
   const kernels::Blocks &b = p.blocks().forward, &tall = p.blocks().tall;
   if (p.chunk()) return DeviceProgram::lse_forward_run;
   const auto many = [&](const kernels::Blocks& of) {
-    return blocks_of(desc_.vocabulary, of.v * of.split) * blocks_of(rows, of.n) >= many_instances;
+    return blocks_of(desc_.vocabulary, of.v * of.split) * blocks_of(rows, of.n) >= p.blocks().many;
   };
   const auto height = [&](std::int64_t n) { return blocks_of(rows, n) * n; };
   // What tall blocks gain is lost where they hold a few per cent more rows that are not there.
@@ -233,11 +127,15 @@ std::size_t DeviceLoss::workspace(std::int64_t rows, bool backward) const {
   if (rows < 0) throw UsageError(fmt::format("Plan: {} rows; their number must not be negative", rows));
   std::size_t bytes = 0;
   for (const auto& p : programs_) bytes = std::max(bytes, workspace(*p, rows, backward));
+  if (filtered_)
+    bytes = std::max(bytes, backward ? lay_out_filter(nullptr, desc_, rows, *filtered_, filter_ranges(rows)).bytes
+                                     : workspace(*filtered_, rows, false));
   if (bytes == too_large) throw UsageError(fmt::format("Plan: the workspace for {} rows passes 2^63 bytes", rows));
   return bytes;
 }
 
 void DeviceLoss::check_on_host(const Labels& labels, const std::string& call, Stream stream) const {
+  if (pool_) return static_cast<void>(check_labels(labels, call));
   const auto gpu = cuda::Device::open(desc_.device.ordinal);
   std::vector<std::vector<std::byte>> copies;
   const auto fetch = [&](TensorRef t, const char* name) {
@@ -261,12 +159,15 @@ void DeviceLoss::check_on_host(const Labels& labels, const std::string& call, St
 }
 
 void DeviceLoss::forward(const ForwardArgs& a, Stream stream) {
-  const auto [e, given_c, labels, loss, lse, memory, name] =
-      check_forward(desc_, a, [&](std::int64_t rows) { return workspace(rows, false); });
+  const auto [e, given_c, labels, loss, lse, block_lse, memory, name] = check_forward(
+      desc_, a, [&](std::int64_t rows) { return workspace(rows, false); }, shape_of_block_lse());
   if (desc_.check_labels) check_on_host(labels, name, stream);
-  if (!loss.given() && !lse.given()) return;
+  if (!loss.given() && !lse.given() && !block_lse.given()) return;
+  const bool filtered = block_lse.given() && filters_with(given_c);
+  if (block_lse.given() && !filtered)
+    Call{*this, *filtered_, stream}.run(DeviceProgram::forget_masses, {.tensors = {{"block_lse", block_lse}}});
   const std::int64_t N = labels.rows, P = label_blocks(N) * kernels::label_block;
-  DevicePrograms& programs = programs_for(given_c, {});
+  DevicePrograms& programs = filtered ? *filtered_ : programs_for(given_c, {});
   const std::int64_t step = chunk(programs, N), S = parts(programs, N);
   const DeviceForwardSpace space = lay_out_device_forward(memory, desc_, N, programs, step, S);
   const LabelSpace& s = space.labels;
@@ -288,17 +189,26 @@ void DeviceLoss::forward(const ForwardArgs& a, Stream stream) {
                   part_sum = call.at(space.part_sum, f32, {S, step});
   const TensorRef part_target = call.at(space.part_target, f32, {S, step});
   const TensorRef compact = apart(call.at(space.compact, desc_.dtype, {step, desc_.hidden}), copied_row(desc_));
-  const TensorRef c = call.readable(given_c, space.c);
+  TensorRef order;
+  if (programs.ordered()) {
+    if (N > 0) call.compact_rows(e, call.at(s.rows, i64, {step}), compact);
+    order = known_order(compact, s, given_c, name, stream);
+    call.place_targets(s.target, P, order_.place());
+  }
+  const TensorRef c = call.readable(given_c, space.c, order);
   for (std::int64_t i = 0; i < blocks_of(N, step); ++i) {
     const TensorRef rows = call.at(s.rows + i * step, i64, {step}), target = call.at(s.target + i * step, i32, {step});
-    call.compact_rows(e, rows, compact);
-    call.run(forward_program(programs, N), {.tensors = {{"e", compact},
-                                                        {"c", c},
-                                                        {"target", target},
-                                                        {"part_max", part_max},
-                                                        {"part_sum", part_sum},
-                                                        {"part_target", part_target}},
-                                            .device_sizes = {{"N", count + i}}});
+    if (!programs.ordered()) call.compact_rows(e, rows, compact);
+    LaunchArgs product{.tensors = {{"e", compact},
+                                   {"c", c},
+                                   {"target", target},
+                                   {"part_max", part_max},
+                                   {"part_sum", part_sum},
+                                   {"part_target", part_target}},
+                       .device_sizes = {{"N", count + i}}};
+    if (filtered) product.tensors.emplace_back("block_lse", block_lse);
+    if (programs.ordered() && !programs.copies_c()) product.tensors.emplace_back("order", order);
+    call.run(forward_program(programs, N), product);
     call.run(DeviceProgram::combine, {.tensors = {{"part_max", part_max},
                                                   {"part_sum", part_sum},
                                                   {"part_target", part_target},
@@ -316,10 +226,18 @@ void DeviceLoss::forward(const ForwardArgs& a, Stream stream) {
 }
 
 void DeviceLoss::backward(const BackwardArgs& a, Stream stream) {
-  const auto [e, given_c, labels, lse, grad_loss, de, dc, memory, bytes, name] =
-      check_backward(desc_, a, [&](std::int64_t rows) { return workspace(rows, true); });
+  const BackwardCall checked = check_backward(
+      desc_, a, [&](std::int64_t rows) { return workspace(rows, true); }, shape_of_block_lse());
+  const auto& [e, given_c, labels, lse, grad_loss, de, dc, block_lse, memory, bytes, name] = checked;
   if (desc_.check_labels) check_on_host(labels, name, stream);
   if (!de.given() && !dc.given()) return;
+  if (block_lse.given() && filters_with(given_c)) return filtered_backward(checked, a.accumulate_dc, stream);
+  if (block_lse.given()) {
+    auto* figures = reinterpret_cast<FilterFigures*>(memory);
+    const Call call{*this, *filtered_, stream};
+    call.run(DeviceProgram::keep_all, {.tensors = {{"kept", call.at(&figures->kept, i64, {1})},
+                                                   {"left_out", call.at(&figures->left_out, f32, {1})}}});
+  }
   const std::int64_t N = labels.rows, D = desc_.hidden;
   const std::int64_t M = std::max<std::int64_t>(N, 1);  // a box cannot be empty
   DevicePrograms& programs = programs_for(given_c, de);
@@ -332,22 +250,9 @@ void DeviceLoss::backward(const BackwardArgs& a, Stream stream) {
   // Arrays over the valid rows are told as long as the rows of e, which a copy in `de` has.
   const TensorRef rows = call.at(s.rows, i64, {M}), target = call.at(s.target, i32, {M}),
                   g = call.at(space.g, f32, {M});
-  const TensorRef valid = call.at(s.valid, i64, {}), scale = call.at(space.scale, f32, {});
+  const TensorRef scale = call.at(space.scale, f32, {});
   const std::vector<std::pair<std::string, const std::int64_t*>> sizes = {{"N", s.valid}};
-  LaunchArgs upstream{.tensors = {{"g", g}}, .device_sizes = sizes};
-  if (desc_.reduction == Reduction::none) {
-    upstream.tensors.insert(upstream.tensors.end(), {{"grad", by_element(grad_loss)}, {"rows", rows}});
-  } else {
-    if (grad_loss.given()) upstream.tensors.emplace_back("grad", scalar(grad_loss));
-    if (desc_.reduction == Reduction::mean) upstream.tensors.emplace_back("valid", valid);
-  }
-  const TensorRef largest = call.at(space.largest, f32, {label_blocks(N)});
-  if (desc_.dtype == f16) upstream.tensors.emplace_back("largest", largest);
-  call.run(grad_loss.given() ? DeviceProgram::upstream : DeviceProgram::upstream_one, upstream);
-  if (desc_.dtype == f16)
-    call.run(DeviceProgram::scale_upstream,
-             {.tensors = {{"largest", largest}, {"g", g}, {"scale", call.at(space.scale, f32, {1})}},
-              .device_sizes = sizes});
+  call.upstream(grad_loss, s, N, space.g, space.largest, space.scale);
 
   const bool several = all.count() > 1;
   const bool in_de = desc_.strategy == Strategy::min_memory && several && de.given() && N > 0;
@@ -357,10 +262,6 @@ void DeviceLoss::backward(const BackwardArgs& a, Stream stream) {
   const kernels::Blocks& b = programs.blocks().backward;
   const bool split = space.parts > 1;
   const std::int64_t down = std::max<std::int64_t>(1, blocks_of(N, b.n));
-  const bool mixed = dc.given() && dc.dtype != desc_.dtype, add = a.accumulate_dc;
-  const auto form_of_dc = [&](DeviceProgram own, DeviceProgram own_add, DeviceProgram other, DeviceProgram other_add) {
-    return mixed ? (add ? other_add : other) : (add ? own_add : own);
-  };
   for (int range = 0; range < all.count(); ++range) {
     const std::int64_t begin = range * all.width, end = std::min(begin + all.width, all.columns);
     const TileListRef kept = call.list(DeviceProgram::list_kept, space.kept, M, begin, end, s.valid);
@@ -391,8 +292,8 @@ void DeviceLoss::backward(const BackwardArgs& a, Stream stream) {
       LaunchArgs args{
           .tensors = {{"sum", call.at(space.dc_sum, f32, {S, here, D}).with_strides({M * D, D, 1})}, {"dc", dc_here}}};
       if (desc_.dtype == f16) args.tensors.emplace_back("scale", scale);
-      call.run(form_of_dc(DeviceProgram::sum_dc, DeviceProgram::sum_dc_add, DeviceProgram::sum_dc_f32,
-                          DeviceProgram::sum_dc_f32_add),
+      call.run(call.form_of_dc(dc, a.accumulate_dc, DeviceProgram::sum_dc, DeviceProgram::sum_dc_add,
+                               DeviceProgram::sum_dc_f32, DeviceProgram::sum_dc_f32_add),
                args);
     } else if (dc.given()) {
       const TileListRef written = call.list(DeviceProgram::list_written, space.written, D, begin, end, nullptr);
@@ -400,8 +301,8 @@ void DeviceLoss::backward(const BackwardArgs& a, Stream stream) {
                       .lists = {{"kept", kept}, {"written", written}},
                       .device_sizes = sizes};
       if (desc_.dtype == f16) args.tensors.emplace_back("scale", scale);
-      call.run(form_of_dc(DeviceProgram::grad_c, DeviceProgram::grad_c_add, DeviceProgram::grad_c_f32,
-                          DeviceProgram::grad_c_f32_add),
+      call.run(call.form_of_dc(dc, a.accumulate_dc, DeviceProgram::grad_c, DeviceProgram::grad_c_add,
+                               DeviceProgram::grad_c_f32, DeviceProgram::grad_c_f32_add),
                args);
     }
     if (de.given() && split) {

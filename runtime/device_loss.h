@@ -14,14 +14,21 @@
 
 #include <cstddef>
 #include <memory>
+#include <mutex>
+#include <string>
 #include <vector>
 
 #include "kerf/loss.h"
 #include "runtime/device_programs.h"
 #include "runtime/device_space.h"
+#include "runtime/filter_space.h"
 #include "runtime/loss_args.h"
+#include "runtime/vocabulary_order.h"
 
 namespace kerf::runtime {
+
+/// Whether a plan filters.
+bool filters(const PlanDesc& desc);
 
 class DeviceLoss {
  public:
@@ -31,12 +38,25 @@ class DeviceLoss {
   DeviceLoss(const PlanDesc& desc, const DeviceBlocks& boxed, const DeviceBlocks& plain,
              std::shared_ptr<ThreadPool> pool);
 
+  /// On the CPU, for calls with block_lse alone.
+  DeviceLoss(const PlanDesc& desc, const DeviceBlocks& blocks, std::shared_ptr<ThreadPool> pool);
+
   /// Those for tensors that lie as the device likes it best.
   DevicePrograms& programs() { return *programs_[0]; }
   std::size_t workspace(std::int64_t rows, bool backward) const;
   Ranges ranges(std::int64_t rows) const { return ranges(*programs_[0], rows); }
   void forward(const ForwardArgs& args, Stream stream);
   void backward(const BackwardArgs& args, Stream stream);
+
+  /// Of a plan that filters.
+  bool filters() const { return filtered_ != nullptr; }
+  DevicePrograms& filtered_programs() { return *filtered_; }
+  FilterRanges filter_ranges(std::int64_t rows) const;
+  std::array<std::int64_t, 2> block_lse_shape(std::int64_t rows) const;
+  FilterReport filter_report(const TensorRef& workspace, Stream stream) const;
+  void set_order(const std::vector<std::int64_t>& order, const char* call);
+  /// Sorts the vocabulary by c times the sum of the rows of e; waits for the stream.
+  void find_order(const TensorRef& e, const TensorRef& c, const char* call, Stream stream);
 
  private:
   struct Call;
@@ -47,12 +67,23 @@ class DeviceLoss {
   std::int64_t parts(const DevicePrograms& p, std::int64_t rows) const;
   Ranges ranges(const DevicePrograms& p, std::int64_t rows) const;
   std::size_t workspace(const DevicePrograms& p, std::int64_t rows, bool backward) const;
+  /// Whether calls with this c can be filtered: not where boxes cannot read it and it is not copied.
+  bool filters_with(const TensorRef& c) const;
+  BlockLseShape shape_of_block_lse() const;
+  void filtered_backward(const BackwardCall& args, bool accumulate_dc, Stream stream);
+  /// The order of the vocabulary, found from the rows with a label in `compact` if there is none yet.
+  TensorRef known_order(const TensorRef& compact, const LabelSpace& labels, const TensorRef& c, const std::string& name,
+                        Stream stream);
   /// PlanDesc::check_labels: waits for the stream, then looks at a copy.
   void check_on_host(const Labels& labels, const std::string& call, Stream stream) const;
 
   PlanDesc desc_;
   std::shared_ptr<ThreadPool> pool_;
   std::vector<std::unique_ptr<DevicePrograms>> programs_;  // boxed, plain; or plain alone
+  std::unique_ptr<DevicePrograms> filtered_;               // null where the plan does not filter
+  VocabularyOrder order_;
+  bool provisional_order_ = false;
+  std::mutex order_mutex_;
 };
 
 }  // namespace kerf::runtime

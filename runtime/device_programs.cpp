@@ -52,6 +52,29 @@ constexpr std::string_view names[device_programs] = {
     "grad_c_add",
     "grad_c_f32",
     "grad_c_f32_add",
+    "keep_tiles",
+    "rank_columns",
+    "rank_rows",
+    "begin_columns",
+    "cut_ranges",
+    "begin_rows",
+    "begin_list",
+    "list_selected",
+    "count_kept",
+    "keep_all",
+    "forget_masses",
+    "cut_rows",
+    "count_up",
+    "sum_pieces",
+    "sum_pieces_add",
+    "block_means",
+    "correct_e",
+    "correct_c",
+    "place_targets",
+    "order_rows",
+    "order_rows_by_8",
+    "sum_rows",
+    "score_rows",
 };
 
 kernels::Blocks with_d(kernels::Blocks b, std::int64_t d) {
@@ -65,13 +88,45 @@ kernels::Blocks with_split(kernels::Blocks b, std::int64_t split) {
 
 }  // namespace
 
-DevicePrograms::DevicePrograms(const PlanDesc& desc, const DeviceBlocks& blocks, const Target& target)
-    : desc_(desc), blocks_(blocks), target_(target) {}
+double filter_eps(const PlanDesc& desc, const kernels::Blocks& b) {
+  if (desc.filter_threshold > 0) return desc.filter_threshold;
+  return std::min(0x1p-12, static_cast<double>(b.v) / (2.0 * static_cast<double>(desc.vocabulary)));
+}
+
+DevicePrograms::DevicePrograms(const PlanDesc& desc, const DeviceBlocks& blocks, const Target& target, bool filtered)
+    : desc_(desc), blocks_(blocks), target_(target), filtered_(filtered) {}
 
 std::string_view DevicePrograms::name(DeviceProgram which) { return names[static_cast<std::size_t>(which)]; }
 
 bool DevicePrograms::used(DeviceProgram which) const {
+  const bool corrects_e = desc_.correction && desc_.filter_e, corrects_c = desc_.correction && desc_.filter_c;
   switch (which) {
+    case DeviceProgram::keep_tiles:
+    case DeviceProgram::rank_columns:
+    case DeviceProgram::rank_rows:
+    case DeviceProgram::begin_columns:
+    case DeviceProgram::cut_ranges:
+    case DeviceProgram::begin_rows:
+    case DeviceProgram::begin_list:
+    case DeviceProgram::list_selected:
+    case DeviceProgram::count_kept:
+    case DeviceProgram::keep_all:
+    case DeviceProgram::forget_masses:
+    case DeviceProgram::cut_rows:
+    case DeviceProgram::count_up:
+    case DeviceProgram::sum_pieces_add: return filtered_;
+    case DeviceProgram::sum_pieces: return filtered_ && !corrects_e;
+    case DeviceProgram::block_means:
+    case DeviceProgram::correct_e: return filtered_ && corrects_e;
+    case DeviceProgram::correct_c: return filtered_ && corrects_c;
+    case DeviceProgram::place_targets: return ordered();
+    case DeviceProgram::order_rows: return ordered() && copies_c();
+    case DeviceProgram::order_rows_by_8: return ordered() && copies_c() && desc_.hidden * size_of(desc_.dtype) % 8 == 0;
+    case DeviceProgram::sum_rows:
+    case DeviceProgram::score_rows: return filtered_ && desc_.order == Order::automatic;
+    case DeviceProgram::list_kept:
+    case DeviceProgram::list_parts:
+    case DeviceProgram::grad_e: return !filtered_;
     case DeviceProgram::label_rows_i32_i32:
     case DeviceProgram::label_rows_i32_i64:
     case DeviceProgram::label_rows_i64_i32:
@@ -79,7 +134,7 @@ bool DevicePrograms::used(DeviceProgram which) const {
     case DeviceProgram::chunk_rows: return chunk() > 0;
     case DeviceProgram::compact_rows_by_8:
     case DeviceProgram::clear_rows_by_8: return desc_.hidden * size_of(desc_.dtype) % 8 == 0;
-    case DeviceProgram::copy_rows: return copies_c();
+    case DeviceProgram::copy_rows: return copies_c() && !ordered();
     case DeviceProgram::lse_forward: return chunk() == 0;
     case DeviceProgram::lse_forward_tall: return chunk() == 0 && blocks_.tall.n > 0;
     case DeviceProgram::sum_losses:
@@ -89,9 +144,10 @@ bool DevicePrograms::used(DeviceProgram which) const {
     case DeviceProgram::list_row_parts:
     case DeviceProgram::grad_c_parts:
     case DeviceProgram::sum_dc:
-    case DeviceProgram::sum_dc_add: return desc_.strategy != Strategy::min_memory;
+    case DeviceProgram::sum_dc_add: return desc_.strategy != Strategy::min_memory && !filtered_;
     case DeviceProgram::sum_dc_f32:
-    case DeviceProgram::sum_dc_f32_add: return desc_.dtype != f32 && desc_.strategy != Strategy::min_memory;
+    case DeviceProgram::sum_dc_f32_add:
+      return desc_.dtype != f32 && desc_.strategy != Strategy::min_memory && !filtered_;
     case DeviceProgram::grad_c_f32:
     case DeviceProgram::grad_c_f32_add: return desc_.dtype != f32;
     default: return true;
@@ -108,7 +164,12 @@ std::vector<DeviceProgram> DevicePrograms::all() const {
 Program DevicePrograms::record(DeviceProgram which) const {
   constexpr std::int64_t few = 16, many = 256;  // rows and columns of a program that copies or clears
   const kernels::Blocks &forward = blocks_.forward, &backward = blocks_.backward;
-  const kernels::Shape compact{desc_.vocabulary, desc_.hidden, desc_.dtype, true};
+  const kernels::Shape compact{desc_.vocabulary, desc_.hidden, desc_.dtype, true, ordered() && !blocks_.boxed};
+  const kernels::Shape scattered{desc_.vocabulary, desc_.hidden, desc_.dtype, true, ordered()};
+  const kernels::Sides sides{desc_.filter_e, desc_.filter_c};
+  const auto statistic = !filtered_                        ? kernels::BlockStatistic::none
+                         : desc_.filter == Filter::largest ? kernels::BlockStatistic::largest
+                                                           : kernels::BlockStatistic::lse;
   const kernels::Shape by_8{desc_.vocabulary, desc_.hidden * size_of(desc_.dtype) / 8, i64};
   const auto label_rows = [&](bool packed, DType target, DType cu_seqlens) {
     return kernels::label_rows({.target = target,
@@ -128,7 +189,8 @@ Program DevicePrograms::record(DeviceProgram which) const {
     return kernels::grad_e(compact, with_d(backward, blocks_.grad_e_d), from_sum, to_sum, true);
   };
   const auto grad_c = [&](DType out, bool accumulate) {
-    return kernels::grad_c(compact, with_d(backward, blocks_.grad_c_d), out, accumulate);
+    return kernels::grad_c(scattered, with_d(backward, blocks_.grad_c_d), out, accumulate,
+                           filtered_ && desc_.correction && desc_.filter_c);
   };
   const auto sum_dc = [&](DType out, bool accumulate) { return kernels::sum_dc(compact, out, accumulate, 8, 2, many); };
   switch (which) {
@@ -144,9 +206,9 @@ Program DevicePrograms::record(DeviceProgram which) const {
     case DeviceProgram::compact_rows: return kernels::compact_rows(compact, few, many);
     case DeviceProgram::compact_rows_by_8: return kernels::compact_rows(by_8, few, many / 4);
     case DeviceProgram::copy_rows: return kernels::copy_rows(compact, few, many);
-    case DeviceProgram::lse_forward: return kernels::lse_forward(compact, with_split(forward, 1));
-    case DeviceProgram::lse_forward_run: return kernels::lse_forward(compact, forward);
-    case DeviceProgram::lse_forward_tall: return kernels::lse_forward(compact, blocks_.tall);
+    case DeviceProgram::lse_forward: return kernels::lse_forward(compact, with_split(forward, 1), statistic);
+    case DeviceProgram::lse_forward_run: return kernels::lse_forward(compact, forward, statistic);
+    case DeviceProgram::lse_forward_tall: return kernels::lse_forward(compact, blocks_.tall, statistic);
     case DeviceProgram::combine: return kernels::combine(32, 32);
     case DeviceProgram::sum_losses: return kernels::sum_losses();
     case DeviceProgram::finish_loss: return kernels::finish_loss(desc_.reduction == Reduction::mean);
@@ -174,16 +236,43 @@ Program DevicePrograms::record(DeviceProgram which) const {
     case DeviceProgram::grad_c_add: return grad_c(desc_.dtype, true);
     case DeviceProgram::grad_c_f32: return grad_c(f32, false);
     case DeviceProgram::grad_c_f32_add: return grad_c(f32, true);
+    case DeviceProgram::keep_tiles:
+      return kernels::keep_tiles(compact, backward, {filter_eps(desc_, backward), desc_.correction});
+    case DeviceProgram::rank_columns: return kernels::rank_columns(sides, backward.n);
+    case DeviceProgram::rank_rows: return kernels::rank_rows(sides, backward.n);
+    case DeviceProgram::begin_columns: return kernels::begin_columns();
+    case DeviceProgram::cut_ranges: return kernels::cut_ranges();
+    case DeviceProgram::begin_rows: return kernels::begin_rows();
+    case DeviceProgram::begin_list: return kernels::begin_list();
+    case DeviceProgram::list_selected: return kernels::list_kept(sides, backward.n);
+    case DeviceProgram::count_kept: return kernels::count_kept();
+    case DeviceProgram::keep_all: return kernels::keep_all();
+    case DeviceProgram::forget_masses: return kernels::forget_masses();
+    case DeviceProgram::cut_rows: return kernels::cut_rows(backward.n);
+    case DeviceProgram::count_up: return kernels::count_up();
+    case DeviceProgram::sum_pieces: return kernels::sum_pieces(compact, with_d(backward, 32), false);
+    case DeviceProgram::sum_pieces_add: return kernels::sum_pieces(compact, with_d(backward, 32), true);
+    case DeviceProgram::block_means: return kernels::block_means(compact, with_d(backward, many));
+    case DeviceProgram::correct_e: return kernels::correct_e(compact, with_d(backward, blocks_.grad_e_d));
+    case DeviceProgram::correct_c: return kernels::correct_c(compact, with_d(backward, blocks_.grad_e_d));
+    case DeviceProgram::place_targets: return kernels::place_targets(desc_.vocabulary);
+    case DeviceProgram::order_rows: return kernels::compact_rows(compact, few, many);
+    case DeviceProgram::order_rows_by_8: return kernels::compact_rows(by_8, few, many / 4);
+    case DeviceProgram::sum_rows: return kernels::sum_rows(compact, kernels::label_block, many);
+    case DeviceProgram::score_rows: return kernels::score_rows(compact, few, many);
   }
   throw InternalError("DevicePrograms::record: no such program");
 }
 
 Schedule DevicePrograms::schedule(DeviceProgram which) const {
+  Schedule schedule = blocks_.forward_schedule;
+  schedule.band = static_cast<int>(blocks_.band);
   switch (which) {
     case DeviceProgram::lse_forward:
-    case DeviceProgram::lse_forward_run: return {.band = static_cast<int>(blocks_.band)};
+    case DeviceProgram::lse_forward_run: return schedule;
     case DeviceProgram::lse_forward_tall:
-      return {.band = static_cast<int>(blocks_.band * blocks_.forward.n / blocks_.tall.n)};
+      schedule.band = static_cast<int>(blocks_.band * blocks_.forward.n / blocks_.tall.n);
+      return schedule;
     default: return {};
   }
 }

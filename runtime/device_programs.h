@@ -56,16 +56,45 @@ enum class DeviceProgram : std::uint8_t {
   grad_c_add,
   grad_c_f32,  // dc in f32 beside a c of another dtype
   grad_c_f32_add,
+  keep_tiles,  // what follows: of a filtered backward
+  rank_columns,
+  rank_rows,
+  begin_columns,
+  cut_ranges,
+  begin_rows,
+  begin_list,
+  list_selected,
+  count_kept,
+  keep_all,  // calls that cannot filter: c lies where boxes cannot read it
+  forget_masses,
+  cut_rows,
+  count_up,
+  sum_pieces,
+  sum_pieces_add,
+  block_means,
+  correct_e,
+  correct_c,
+  place_targets,  // where the vocabulary has an order
+  order_rows,
+  order_rows_by_8,
+  sum_rows,
+  score_rows,
 };
-inline constexpr std::size_t device_programs = 41;
+inline constexpr std::size_t device_programs = 64;
+/// What keep_tiles goes by on a side of a plan that filters.
+double filter_eps(const PlanDesc& desc, const kernels::Blocks& blocks);
 
 class DevicePrograms {
  public:
-  DevicePrograms(const PlanDesc& desc, const DeviceBlocks& blocks, const Target& target);
+  /// `filtered`: of a filtered backward and the forward before it.
+  DevicePrograms(const PlanDesc& desc, const DeviceBlocks& blocks, const Target& target, bool filtered = false);
 
   const DeviceBlocks& blocks() const { return blocks_; }
-  /// Whether c is copied to rows that boxes can have.
-  bool copies_c() const { return blocks_.boxed && desc_.hidden % 8 != 0; }
+  bool filtered() const { return filtered_; }
+  /// Whether the programs' tokens are not the rows of c one after the other.
+  bool ordered() const { return filtered_ && desc_.order != Order::identity; }
+  /// Whether c is copied: to rows that boxes can have, in the order of the vocabulary.
+  bool copies_c() const { return blocks_.boxed && (desc_.hidden % 8 != 0 || ordered()); }
   /// Rows of a pass of the forward; 0: all.
   std::int64_t chunk() const { return desc_.strategy == Strategy::min_memory ? blocks_.forward.n : 0; }
   /// Those that a plan of this kind may call.
@@ -82,6 +111,7 @@ class DevicePrograms {
   PlanDesc desc_;
   DeviceBlocks blocks_;
   Target target_;
+  bool filtered_;
   std::array<std::once_flag, device_programs> compiled_;
   std::array<Kernel, device_programs> kernels_;
 };

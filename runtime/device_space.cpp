@@ -29,10 +29,12 @@ std::int64_t choose_row_parts(std::int64_t tiles, std::int64_t row_blocks, std::
   return best;
 }
 
+}  // namespace
+
 LabelSpace take_labels(Carver& carve, std::int64_t rows) {
   const std::int64_t R = label_blocks(rows), P = R * kernels::label_block;
   LabelSpace s{};
-  s.valid = carve.take<std::int64_t>(2);
+  s.valid = carve.take<std::int64_t>(4);  // two more for a filtered backward
   s.strays = s.valid ? s.valid + 1 : nullptr;
   s.label = carve.take<std::int32_t>(P);
   s.count = carve.take<std::int64_t>(R);
@@ -42,10 +44,8 @@ LabelSpace take_labels(Carver& carve, std::int64_t rows) {
   return s;
 }
 
-/// `width` columns of blocks in the list, of `columns` in all.
-ListSpace take_list(Carver& carve, std::int64_t rows, std::int64_t columns, std::int64_t width) {
+ListSpace take_list(Carver& carve, std::int64_t rows, std::int64_t columns, std::int64_t count) {
   ListSpace s{.ref = {}, .rows = rows, .columns = columns};
-  const std::int64_t count = rows * width;
   s.ref.count = count;
   s.ref.row = carve.take<std::int32_t>(count);
   s.ref.column = carve.take<std::int32_t>(count);
@@ -56,8 +56,6 @@ ListSpace take_list(Carver& carve, std::int64_t rows, std::int64_t columns, std:
   s.ref.device_count = carve.take<std::int32_t>(1);
   return s;
 }
-
-}  // namespace
 
 std::int64_t label_blocks(std::int64_t rows) {
   return std::max<std::int64_t>(1, blocks_of(rows, kernels::label_block));
@@ -114,8 +112,8 @@ DeviceBackwardSpace lay_out_device_backward(std::byte* memory, const PlanDesc& d
     s.bytes = too_large;
     return s;
   }
-  s.kept = take_list(carve, row_blocks, ranges.columns, ranges.width);
-  s.written = take_list(carve, hidden_blocks, ranges.columns, ranges.width);
+  s.kept = take_list(carve, row_blocks, ranges.columns, row_blocks * ranges.width);
+  s.written = take_list(carve, hidden_blocks, ranges.columns, hidden_blocks * ranges.width);
   if (s.parts > 1) {
     s.part_items = s.kept.ref;
     s.part_items.row = carve.take<std::int32_t>(s.kept.ref.count);

@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "kerf/loss.h"
+#include "runtime/carver.h"
 #include "runtime/device_programs.h"
 #include "runtime/loss_space.h"
 
@@ -14,13 +15,14 @@ namespace kerf::runtime {
 /// Which rows have a label. R blocks of kernels::label_block rows, P rows in them.
 struct LabelSpace {
   std::int64_t* valid;   // [1] how many
-  std::int64_t* strays;  // [1] how many labels lie outside the vocabulary
+  std::int64_t* strays;  // [1] right behind: how many labels lie outside the vocabulary
   std::int32_t* label;   // [P]
   std::int64_t* count;   // [R]
   std::int64_t* outside;
   std::int64_t* rows;    // [P]
   std::int32_t* target;  // [P]
 };
+LabelSpace take_labels(Carver& carve, std::int64_t rows);
 /// At least 1, so that without rows the same steps run.
 std::int64_t label_blocks(std::int64_t rows);
 
@@ -46,6 +48,8 @@ struct ListSpace {
   TileListRef ref;
   std::int64_t rows, columns;  // blocks
 };
+/// `rows` by `columns` blocks, of which at most `count` are in the list.
+ListSpace take_list(Carver& carve, std::int64_t rows, std::int64_t columns, std::int64_t count);
 struct DeviceBackwardSpace {
   LabelSpace labels;
   std::byte* c;  // as in the forward

@@ -63,17 +63,25 @@ LossResult linear_cross_entropy(Plan& plan, const TensorRef& e, const TensorRef&
   r.loss.resize(each ? static_cast<std::size_t>(rows) : 1);
   r.lse.resize(static_cast<std::size_t>(rows));
   const TensorRef lse = dense_like(e, 1, r.lse.data(), f32);
+  Buffer block_memory;
+  TensorRef block_lse;
+  if (backward && plan.filters()) {
+    const auto [blocks, tokens] = plan.block_lse_shape(rows);
+    block_memory = allocate(static_cast<std::size_t>(blocks * tokens) * sizeof(float));
+    block_lse = TensorRef(block_memory.get(), f32, {blocks, tokens});
+  }
   plan.forward({.e = e,
                 .c = c,
                 .target = target,
                 .cu_seqlens = {},
                 .loss = each ? dense_like(e, 1, r.loss.data(), f32) : TensorRef(r.loss.data(), {1}),
                 .lse = lse,
+                .block_lse = block_lse,
                 .workspace = workspace});
   if (!backward) return r;
 
   const std::vector<float> ones(each ? static_cast<std::size_t>(rows) : 0, 1.0f);
-  BackwardArgs args{.e = e, .c = c, .target = target, .lse = lse, .workspace = workspace};
+  BackwardArgs args{.e = e, .c = c, .target = target, .lse = lse, .block_lse = block_lse, .workspace = workspace};
   if (each) args.grad_loss = dense_like(e, 1, const_cast<float*>(ones.data()), f32);
   const std::int64_t size = size_of(desc.dtype);
   if (wanted.de) {

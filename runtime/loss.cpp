@@ -27,8 +27,18 @@ std::string_view name_of(Reduction r) {
 }
 
 std::string_view name_of(Strategy s) {
-  constexpr std::string_view names[] = {"automatic", "exact_recompute", "min_memory"};
+  constexpr std::string_view names[] = {"automatic", "exact_recompute", "min_memory", "filtered"};
   return names[static_cast<std::size_t>(s)];
+}
+
+std::string_view name_of(Filter f) {
+  constexpr std::string_view names[] = {"automatic", "off", "mass", "largest"};
+  return names[static_cast<std::size_t>(f)];
+}
+
+std::string_view name_of(Order o) {
+  constexpr std::string_view names[] = {"automatic", "given", "identity"};
+  return names[static_cast<std::size_t>(o)];
 }
 
 namespace {
@@ -51,6 +61,15 @@ const PlanDesc& checked(const PlanDesc& d) {
   if (!d.arch.empty() && d.device.type == DeviceType::cpu)
     throw UsageError(
         fmt::format("PlanDesc: arch is {} and the plan computes on the cpu; name a GPU in device", d.arch));
+  if (!(d.filter_threshold >= 0 && d.filter_threshold <= 1))
+    throw UsageError(fmt::format("PlanDesc: filter_threshold is {}; it must be between 0 (found from the sizes) and 1",
+                                 d.filter_threshold));
+  if (d.filter == Filter::largest && d.filter_threshold == 0)
+    throw UsageError("PlanDesc: filter is largest and filter_threshold is 0; give the least probability that matters");
+  if (d.strategy == Strategy::filtered && (d.filter == Filter::off || !(d.filter_e || d.filter_c)))
+    throw UsageError(fmt::format(
+        "PlanDesc: strategy is filtered, and nothing is to be filtered (filter {}, filter_e {}, filter_c {})",
+        name_of(d.filter), d.filter_e, d.filter_c));
   if (d.check_labels && d.device.type == DeviceType::cpu)
     throw UsageError("PlanDesc: check_labels is set and the plan computes on the cpu, which always checks labels");
   return d;
@@ -102,11 +121,33 @@ struct Plan::Impl {
   PlanDesc desc;
   std::shared_ptr<ThreadPool> pool;
   runtime::LossPrograms programs;
-  std::unique_ptr<runtime::DeviceLoss> device;  // in place of the programs
+  std::unique_ptr<runtime::DeviceLoss> device;    // in place of the programs
+  std::unique_ptr<runtime::DeviceLoss> filtered;  // CPU: beside them, for calls with block_lse
 
   Impl(const PlanDesc& d, std::shared_ptr<ThreadPool> p)
       : desc(checked(d)), pool(std::move(p)), programs({d.vocabulary, d.hidden, d.dtype}) {
-    if (desc.device.type == DeviceType::cuda) device = std::make_unique<runtime::DeviceLoss>(desc);
+    if (desc.device.type == DeviceType::cuda) {
+      device = std::make_unique<runtime::DeviceLoss>(desc);
+    } else if (runtime::filters(desc)) {
+      PlanDesc checked = desc;
+      checked.check_labels = true;
+      filtered = std::make_unique<runtime::DeviceLoss>(checked, runtime::choose_filter_blocks(shape()), pool);
+    }
+  }
+
+  /// What filters, or null.
+  runtime::DeviceLoss* filter() const {
+    runtime::DeviceLoss* loss = device ? device.get() : filtered.get();
+    return loss && loss->filters() ? loss : nullptr;
+  }
+  /// Those of a filtered call, or of any on a device; null: `programs`.
+  runtime::DevicePrograms* main_programs() const {
+    if (filter()) return &filter()->filtered_programs();
+    return device ? &device->programs() : nullptr;
+  }
+  runtime::DeviceLoss& require_filter(const char* call) const {
+    if (!filter()) throw UsageError(fmt::format("{}: the plan does not filter (PlanDesc::filter)", call));
+    return *filter();
   }
 
   kernels::Shape shape() const { return {desc.vocabulary, desc.hidden, desc.dtype}; }
@@ -143,6 +184,7 @@ struct Plan::Impl {
                   : runtime::lay_out_forward(nullptr, rows, parts(), scratch(false)).bytes;
     if (bytes == runtime::too_large)
       throw UsageError(fmt::format("Plan: the workspace for {} rows passes 2^63 bytes", rows));
+    if (filtered) bytes = std::max(bytes, filtered->workspace(rows, backward));
     return bytes;
   }
 };
@@ -170,9 +212,10 @@ void compile_all(auto& programs, ThreadPool& pool) {
 }  // namespace
 
 void Plan::prepare() {
-  if (!impl_->device) return compile_all(impl_->programs, *impl_->pool);
+  runtime::DevicePrograms* programs = impl_->main_programs();
+  if (!programs) return compile_all(impl_->programs, *impl_->pool);
   const auto pool = impl_->pool ? impl_->pool : std::make_shared<ThreadPool>(impl_->desc.threads);
-  compile_all(impl_->device->programs(), *pool);
+  compile_all(*programs, *pool);
 }
 std::size_t Plan::workspace_bytes(std::int64_t tokens, bool backward) const {
   return impl_->workspace(tokens, backward);
@@ -182,12 +225,18 @@ const PlanDesc& Plan::desc() const { return impl_->desc; }
 PlanReport Plan::report(std::int64_t tokens) const {
   Impl& p = *impl_;
   PlanReport r;
-  r.strategy = p.desc.strategy == Strategy::automatic ? Strategy::exact_recompute : p.desc.strategy;
+  r.strategy = p.desc.strategy != Strategy::automatic ? p.desc.strategy
+               : p.filter()                           ? Strategy::filtered
+                                                      : Strategy::exact_recompute;
   r.forward_workspace = workspace_bytes(tokens, false);
   r.backward_workspace = workspace_bytes(tokens, true);
-  if (tokens > 0) r.ranges = (p.device ? p.device->ranges(tokens) : p.ranges(tokens, p.limit())).count();
+  if (p.filter())
+    r.ranges = static_cast<int>(p.filter()->filter_ranges(tokens).count());
+  else if (tokens > 0)
+    r.ranges = (p.device ? p.device->ranges(tokens) : p.ranges(tokens, p.limit())).count();
   r.threads = p.pool ? p.pool->size() : 1;
-  const kernels::Blocks& b = p.device ? p.device->programs().blocks().forward : p.programs.blocks().forward;
+  const runtime::DevicePrograms* programs = p.main_programs();
+  const kernels::Blocks& b = programs ? programs->blocks().forward : p.programs.blocks().forward;
   r.blocks = fmt::format("n={} v={} d={}", b.n, b.v, b.d);
   return r;
 }
@@ -196,7 +245,8 @@ void Plan::forward(const ForwardArgs& a, Stream stream) {
   Impl& p = *impl_;
   const PlanDesc& desc = p.desc;
   if (p.device) return p.device->forward(a, stream);
-  const auto [e, c, labels, loss, lse, memory, name] =
+  if (p.filtered && a.block_lse.given()) return p.filtered->forward(a, stream);
+  const auto [e, c, labels, loss, lse, block_lse, memory, name] =
       runtime::check_forward(desc, a, [&](std::int64_t rows) { return p.workspace(rows, false); });
   const std::int64_t N = labels.rows, valid = check_labels(labels, name);
   if (!loss.given() && !lse.given()) return;
@@ -245,7 +295,8 @@ void Plan::backward(const BackwardArgs& a, Stream stream) {
   Impl& p = *impl_;
   const PlanDesc& desc = p.desc;
   if (p.device) return p.device->backward(a, stream);
-  const auto [e, c, labels, lse, grad_loss, de, dc, memory, bytes, name] =
+  if (p.filtered && a.block_lse.given()) return p.filtered->backward(a, stream);
+  const auto [e, c, labels, lse, grad_loss, de, dc, block_lse, memory, bytes, name] =
       runtime::check_backward(desc, a, [&](std::int64_t rows) { return p.workspace(rows, true); });
   const std::int64_t valid = check_labels(labels, name);
   if (!de.given() && !dc.given()) return;
@@ -306,21 +357,52 @@ void Plan::backward(const BackwardArgs& a, Stream stream) {
   }
 }
 
+bool Plan::filters() const { return impl_->filter() != nullptr; }
+
+std::array<std::int64_t, 2> Plan::block_lse_shape(std::int64_t tokens) const {
+  if (tokens < 0) throw UsageError(fmt::format("Plan: {} rows; their number must not be negative", tokens));
+  return impl_->require_filter("Plan::block_lse_shape").block_lse_shape(tokens);
+}
+
+void Plan::set_order(const std::vector<std::int64_t>& order) {
+  runtime::DeviceLoss& loss = impl_->require_filter("Plan::set_order");
+  if (impl_->desc.order != Order::given)
+    throw UsageError(
+        fmt::format("Plan::set_order: PlanDesc::order is {}; it must be given", name_of(impl_->desc.order)));
+  loss.set_order(order, "Plan::set_order");
+}
+
+void Plan::refresh_order(const TensorRef& e, const TensorRef& c, Stream stream) {
+  runtime::DeviceLoss& loss = impl_->require_filter("Plan::refresh_order");
+  if (impl_->desc.order != Order::automatic)
+    throw UsageError(
+        fmt::format("Plan::refresh_order: PlanDesc::order is {}; it must be automatic", name_of(impl_->desc.order)));
+  runtime::ArgumentCheck check("Plan::refresh_order", impl_->desc);
+  const TensorRef rows = check.embeddings(e, c);
+  loss.find_order(rows, c, "Plan::refresh_order", stream);
+}
+
+FilterReport Plan::filter_report(const TensorRef& workspace, Stream stream) const {
+  const runtime::DeviceLoss& loss = impl_->require_filter("Plan::filter_report");
+  runtime::ArgumentCheck check("Plan::filter_report", impl_->desc);
+  check.workspace(workspace, sizeof(runtime::FilterFigures));
+  return loss.filter_report(workspace, stream);
+}
+
 std::vector<std::string> Plan::program_names() const {
   std::vector<std::string> names;
-  if (impl_->device)
-    for (runtime::DeviceProgram w : impl_->device->programs().all())
-      names.emplace_back(runtime::DevicePrograms::name(w));
+  if (const runtime::DevicePrograms* programs = impl_->main_programs())
+    for (runtime::DeviceProgram w : programs->all()) names.emplace_back(runtime::DevicePrograms::name(w));
   else
     for (LossProgram w : impl_->programs.all()) names.emplace_back(runtime::LossPrograms::name(w));
   return names;
 }
 
 std::string Plan::emit(const std::string& program, Stage stage, const Target& target) const {
-  if (impl_->device) {
-    for (runtime::DeviceProgram w : impl_->device->programs().all())
+  if (const runtime::DevicePrograms* programs = impl_->main_programs()) {
+    for (runtime::DeviceProgram w : programs->all())
       if (runtime::DevicePrograms::name(w) == program)
-        return kerf::emit(impl_->device->programs().record(w), stage, target, impl_->device->programs().schedule(w));
+        return kerf::emit(programs->record(w), stage, target, programs->schedule(w));
   } else {
     for (LossProgram w : impl_->programs.all())
       if (runtime::LossPrograms::name(w) == program)

@@ -219,6 +219,18 @@ TensorRef ArgumentCheck::grad_c(const TensorRef& t) {
   return flat_rows("dc", t);
 }
 
+TensorRef ArgumentCheck::block_lse(const TensorRef& t, const BlockLseShape& shape, bool output) {
+  if (!shape) fail("block_lse is given and the plan does not filter (PlanDesc::filter)");
+  require_dtype("block_lse", t, t.dtype == f32, "f32");
+  memory("block_lse", t, output);
+  const auto [blocks, tokens] = shape(rows_);
+  if (t.rank != 2 || t.shape[0] != blocks || t.shape[1] != tokens)
+    fail(fmt::format("block_lse is {}; for {} rows it must be [{}, {}] (Plan::block_lse_shape)", t.describe(), rows_,
+                     blocks, tokens));
+  dense_rows("block_lse", t, t.elements());
+  return t;
+}
+
 std::byte* ArgumentCheck::workspace(const TensorRef& t, std::size_t needed) {
   if (t.given()) memory("workspace", t, true);
   const auto given = t.given() ? static_cast<std::size_t>(t.elements() * size_of(t.dtype)) : 0;
@@ -243,7 +255,8 @@ void check_sequences(const TensorRef& cu, std::int64_t rows, const std::string& 
   }
 }
 
-ForwardCall check_forward(const PlanDesc& desc, const ForwardArgs& a, const WorkspaceBytes& needed) {
+ForwardCall check_forward(const PlanDesc& desc, const ForwardArgs& a, const WorkspaceBytes& needed,
+                          const BlockLseShape& block_lse) {
   ArgumentCheck check("Plan::forward", desc);
   ForwardCall call{.c = a.c, .name = check.call()};
   call.e = check.embeddings(a.e, a.c);
@@ -252,12 +265,14 @@ ForwardCall check_forward(const PlanDesc& desc, const ForwardArgs& a, const Work
     call.loss =
         desc.reduction == Reduction::none ? check.per_row("loss", a.loss, true) : check.single("loss", a.loss, true);
   if (a.lse.given()) call.lse = check.per_row("lse", a.lse, true);
+  if (a.block_lse.given()) call.block_lse = check.block_lse(a.block_lse, block_lse, true);
   call.memory = check.workspace(a.workspace, needed(check.rows()));
   check.no_overlap();
   return call;
 }
 
-BackwardCall check_backward(const PlanDesc& desc, const BackwardArgs& a, const WorkspaceBytes& needed) {
+BackwardCall check_backward(const PlanDesc& desc, const BackwardArgs& a, const WorkspaceBytes& needed,
+                            const BlockLseShape& block_lse) {
   ArgumentCheck check("Plan::backward", desc);
   BackwardCall call{.c = a.c, .grad_loss = a.grad_loss, .name = check.call()};
   call.e = check.embeddings(a.e, a.c);
@@ -269,6 +284,7 @@ BackwardCall check_backward(const PlanDesc& desc, const BackwardArgs& a, const W
     check.single("grad_loss", a.grad_loss, false);
   if (a.de.given()) call.de = check.grad_e(a.de);
   if (a.dc.given()) call.dc = check.grad_c(a.dc);
+  if (a.block_lse.given()) call.block_lse = check.block_lse(a.block_lse, block_lse, false);
   call.bytes = needed(check.rows());
   call.memory = check.workspace(a.workspace, call.bytes);
   check.no_overlap();

@@ -1,6 +1,7 @@
 // Arguments of a loss call, checked before anything is written and brought to one form: rows in one axis.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <functional>
 #include <string>
@@ -10,6 +11,9 @@
 #include "runtime/labels.h"
 
 namespace kerf::runtime {
+
+/// Rows and columns of block_lse for a number of rows; empty where the plan does not filter.
+using BlockLseShape = std::function<std::array<std::int64_t, 2>(std::int64_t rows)>;
 
 /// Collects the tensors of one call and throws UsageError, beginning with the call's name, at the first that is wrong.
 class ArgumentCheck {
@@ -28,6 +32,8 @@ class ArgumentCheck {
   /// de, like e; returned as [N, D].
   TensorRef grad_e(const TensorRef& t);
   TensorRef grad_c(const TensorRef& t);
+  /// Given where the plan filters, of the shape told.
+  TensorRef block_lse(const TensorRef& t, const BlockLseShape& shape, bool output);
   /// At least `needed` bytes.
   std::byte* workspace(const TensorRef& t, std::size_t needed);
   /// Call last: outputs share no memory with another tensor.
@@ -67,6 +73,7 @@ struct ForwardCall {
   TensorRef e = {}, c = {};  // e as [N, D]
   Labels labels = {};
   TensorRef loss = {}, lse = {};  // lse, and loss for none, as [N]; not given where not wanted
+  TensorRef block_lse = {};
   std::byte* memory = nullptr;
   std::string name = {};
 };
@@ -75,14 +82,17 @@ struct BackwardCall {
   Labels labels = {};
   TensorRef lse = {}, grad_loss = {};
   TensorRef de = {}, dc = {};
+  TensorRef block_lse = {};
   std::byte* memory = nullptr;
   std::size_t bytes = 0;  // of workspace
   std::string name = {};
 };
 /// `needed` tells the bytes of workspace for a number of rows. Labels are not looked at.
 using WorkspaceBytes = std::function<std::size_t(std::int64_t rows)>;
-ForwardCall check_forward(const PlanDesc& desc, const ForwardArgs& args, const WorkspaceBytes& needed);
-BackwardCall check_backward(const PlanDesc& desc, const BackwardArgs& args, const WorkspaceBytes& needed);
+ForwardCall check_forward(const PlanDesc& desc, const ForwardArgs& args, const WorkspaceBytes& needed,
+                          const BlockLseShape& block_lse = {});
+BackwardCall check_backward(const PlanDesc& desc, const BackwardArgs& args, const WorkspaceBytes& needed,
+                            const BlockLseShape& block_lse = {});
 
 /// Throws UsageError where cu_seqlens, in host memory, does not rise from 0 to the number of rows.
 void check_sequences(const TensorRef& cu_seqlens, std::int64_t rows, const std::string& call);

@@ -6,6 +6,7 @@
 // Source: Wijmans et al., Cut Your Losses in Large-Vocabulary Language Models, ICLR 2025.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -20,10 +21,23 @@ namespace [[gnu::visibility("default")]] kerf {
 enum class Reduction : std::uint8_t { none, mean, sum };
 /// How the backward gets its gradients. exact_recompute: logits are made again, range by range, in ranges as wide as
 /// workspace_limit allows. min_memory: the same in the narrowest ranges that keep the device busy, and on a GPU the
-/// forward and backward without a copy of the rows that count. automatic: exact_recompute.
-enum class Strategy : std::uint8_t { automatic, exact_recompute, min_memory };
+/// forward and backward without a copy of the rows that count. filtered: tiles of the gradient that hardly matter are
+/// left out, as Filter says; needs block_lse of the forward. automatic: filtered where the plan filters and the calls
+/// are given block_lse, else exact_recompute.
+enum class Strategy : std::uint8_t { automatic, exact_recompute, min_memory, filtered };
+/// Which tiles (a block of rows by a block of the vocabulary) of dz a filtered backward leaves out. mass: those in
+/// which no row has its target, nor probabilities that add up to filter_threshold. largest: those in which no row has
+/// its target, nor a probability of filter_threshold (the rule of cut-cross-entropy, here to compare with). automatic:
+/// mass with bf16 and f16 and a vocabulary of at least 16384, or with Strategy::filtered; else off.
+enum class Filter : std::uint8_t { automatic, off, mass, largest };
+/// The order in which tokens of the vocabulary form blocks. Few tiles matter, and the correction of the others is good,
+/// where tokens of a block are alike. automatic: by c times the mean of e, found in the first call and kept;
+/// refresh_order finds it again. given: by set_order. identity: as they are, for a vocabulary kept in such an order.
+enum class Order : std::uint8_t { automatic, given, identity };
 std::string_view name_of(Reduction r);
 std::string_view name_of(Strategy s);
+std::string_view name_of(Filter f);
+std::string_view name_of(Order o);
 
 /// What is fixed for the life of a plan.
 struct PlanDesc {
@@ -37,8 +51,15 @@ struct PlanDesc {
   std::int64_t shift = 0;
   Strategy strategy = Strategy::automatic;
   /// Bytes the backward may ask for; the least that works is used if larger. 0: 64 MiB on the CPU, 1 GiB on a GPU.
-  /// min_memory does not look at it.
+  /// min_memory does not look at it. On a GPU a copy of c comes on top where one is needed (a filter with an order
+  /// other than identity, a hidden size that is no multiple of 8) and nothing is set here.
   std::size_t workspace_limit = 0;
+  Filter filter = Filter::automatic;
+  double filter_threshold = 0;            // 0: 2^-12, or half of a block's share of the vocabulary if that is less
+  bool filter_e = true, filter_c = true;  // a side that is not filtered uses all tiles
+  /// Adds to de and dc nearly what the dropped tiles would have: their mass times the mean row of c in the block.
+  bool correction = true;
+  Order order = Order::automatic;
   int threads = 0;  // CPU: 0 for KERF_NUM_THREADS or all processors; results do not depend on it
   /// Where all tensors of a call lie, and where it computes.
   Device device = {};
@@ -59,7 +80,10 @@ struct ForwardArgs {
   TensorRef cu_seqlens = {};  // optional [sequences + 1], i32 or i64, from 0 to N, with shift on a packed e [N, D]
   TensorRef loss = {};        // optional output, f32, nats: [N] or [B, T] for none, else one element
   TensorRef lse = {};         // optional output, f32, nats: [N] or [B, T]; the backward needs it
-  TensorRef workspace = {};   // bytes (any dtype, dense), at least workspace_bytes(N, false), aligned to 64
+  /// Optional output of a plan that filters, f32, dense, of the shape that block_lse_shape tells: log-sum-exp of each
+  /// row with a label over each block of the vocabulary. The filtered backward needs it.
+  TensorRef block_lse = {};
+  TensorRef workspace = {};  // bytes (any dtype, dense), at least workspace_bytes(N, false), aligned to 64
 };
 
 struct BackwardArgs {
@@ -70,6 +94,7 @@ struct BackwardArgs {
   TensorRef de = {};           // optional output, like e, desc.dtype; not given: costs nothing
   TensorRef dc = {};           // optional output, like c, desc.dtype or f32; not given: costs nothing
   bool accumulate_dc = false;  // add to what dc holds (a main gradient) instead of overwriting it
+  TensorRef block_lse = {};    // as the forward wrote it, the order being the same; without it the backward is exact
   TensorRef workspace = {};    // at least workspace_bytes(N, true)
 };
 
@@ -77,11 +102,16 @@ struct BackwardArgs {
 struct PlanReport {
   Strategy strategy = Strategy::exact_recompute;
   std::size_t forward_workspace = 0, backward_workspace = 0;  // bytes
-  int ranges = 1;                                             // vocabulary ranges of the backward
-  double kept_share = 1;                                      // of the tiles of dz
-  double dropped_mass = 0;                                    // mean probability left out per row
+  int ranges = 1;                                             // vocabulary ranges of the backward, at most
   int threads = 1;
   std::string blocks;  // "n=256 v=256 d=256"
+};
+
+/// What a filtered backward did.
+struct FilterReport {
+  std::int64_t tiles = 0, kept = 0;  // of the rows that have a label
+  double kept_share = 1;
+  double dropped_mass = 0;  // of a row's probability, the mean share in tiles that are not kept
 };
 
 /// One linear cross-entropy, compiled for one hidden size, vocabulary and dtype; any number of tokens.
@@ -96,7 +126,8 @@ class Plan {
   Plan(Plan&&) noexcept;
   Plan& operator=(Plan&&) noexcept;
 
-  /// Compiles every program now; without it the first forward and the first backward do. On a GPU of compute capability
+  /// Compiles every program now; without it the first forward and the first backward do. A plan that filters compiles
+  /// those of calls with block_lse. On a GPU of compute capability
   /// 9.0 a c (with min_memory also a de) in bf16 or f16 whose rows do not begin at multiples of 16 bytes has slower
   /// programs of its own, compiled when first needed.
   void prepare();
@@ -104,6 +135,17 @@ class Plan {
   std::size_t workspace_bytes(std::int64_t tokens, bool backward) const;
   PlanReport report(std::int64_t tokens) const;
   const PlanDesc& desc() const;
+  /// Whether a backward that is given block_lse filters.
+  bool filters() const;
+  /// Rows and columns of block_lse: blocks of the vocabulary, and tokens rounded up.
+  std::array<std::int64_t, 2> block_lse_shape(std::int64_t tokens) const;
+  /// Order::given: the i-th token of the order is row order[i] of c; a permutation of [0, V).
+  void set_order(const std::vector<std::int64_t>& order);
+  /// Order::automatic: finds the order anew from e [N, D], whose rows are all finite, and c. Waits for the stream. Not
+  /// between a forward and its backward.
+  void refresh_order(const TensorRef& e, const TensorRef& c, Stream stream = {});
+  /// What the last filtered backward with this workspace did. Waits for the stream.
+  FilterReport filter_report(const TensorRef& workspace, Stream stream = {}) const;
 
   /// loss and lse. On the CPU returns when done; on a GPU queues work on the stream and returns, allocating nothing and
   /// waiting for nothing. N = 0 is legal (mean is NaN). Throws UsageError when shapes, dtypes, pointers or labels are
@@ -121,6 +163,10 @@ class Plan {
   struct Impl;
   std::unique_ptr<Impl> impl_;
 };
+
+/// The tokens of a vocabulary by falling score, equal ones as they are. Scores that make good orders: counts of tokens,
+/// mean probabilities, norms of rows of c, c times a mean hidden state.
+std::vector<std::int64_t> vocabulary_order(const std::vector<double>& score);
 
 /// Results that own their memory, for host tensors.
 struct LossResult {

@@ -268,7 +268,8 @@ TEST_CASE("device loss: min_memory at the size of Gemma 2 stays below what it pr
 
 TEST_CASE("device loss: the backward keeps below workspace_limit, 1 GiB unless told") {
   for (std::size_t limit : {std::size_t{0}, std::size_t{256} << 20}) {
-    const PlanDesc desc{.hidden = 2304, .vocabulary = 256000, .dtype = bf16, .workspace_limit = limit};
+    PlanDesc desc{.hidden = 2304, .vocabulary = 256000, .dtype = bf16, .workspace_limit = limit};
+    desc.order = Order::identity;  // with another a GPU's filter keeps a copy of c besides
     const runtime::DeviceLoss loss(desc, runtime::choose_boxed_blocks({256000, 2304, bf16}, Target::host()),
                                    runtime::choose_plain_blocks({256000, 2304, bf16}), std::make_shared<ThreadPool>(1));
     const std::size_t most = limit ? limit : std::size_t{1} << 30;

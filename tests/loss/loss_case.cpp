@@ -68,7 +68,8 @@ LossCase::LossCase(Sizes s, PlanDesc d, std::uint64_t seed)
       loss(f32, {d.reduction == Reduction::none ? s.N : 1}),
       lse(f32, {s.N}),
       de(d.dtype, {s.N, s.D}, 1),
-      dc(d.dtype, {s.V, s.D}, 7) {
+      dc(d.dtype, {s.V, s.D}, 7),
+      block_lse(f32, {0}) {
   desc.hidden = s.D;
   desc.vocabulary = s.V;
   Random random(seed);
@@ -89,8 +90,13 @@ LossCase::LossCase(Sizes s, PlanDesc d, std::uint64_t seed)
 }
 
 ForwardArgs LossCase::forward_args(const Workspace& w) {
-  return {
-      .e = e.ref(), .c = c.ref(), .target = target.ref(), .loss = loss.ref(), .lse = lse.ref(), .workspace = w.ref()};
+  return {.e = e.ref(),
+          .c = c.ref(),
+          .target = target.ref(),
+          .loss = loss.ref(),
+          .lse = lse.ref(),
+          .block_lse = block_lse.size() > 0 ? block_lse.ref() : TensorRef(),
+          .workspace = w.ref()};
 }
 
 BackwardArgs LossCase::backward_args(const Workspace& w) {
@@ -102,12 +108,14 @@ BackwardArgs LossCase::backward_args(const Workspace& w) {
           .de = de.ref(),
           .dc = dc.ref(),
           .accumulate_dc = accumulate_dc,
+          .block_lse = block_lse.size() > 0 ? block_lse.ref() : TensorRef(),
           .workspace = w.ref()};
 }
 
 void LossCase::poison_forward() {
   loss.poison();
   lse.poison();
+  block_lse.poison();
 }
 
 void LossCase::poison_backward() {
@@ -120,7 +128,7 @@ std::vector<std::vector<std::byte>> LossCase::inputs() const {
 }
 
 void LossCase::check_surroundings() const {
-  for (const Array* a : {&e, &c, &target, &grad, &loss, &lse, &de, &dc}) CHECK(a->surroundings_intact());
+  for (const Array* a : {&e, &c, &target, &grad, &loss, &lse, &de, &dc, &block_lse}) CHECK(a->surroundings_intact());
 }
 
 Expected LossCase::expected() const {

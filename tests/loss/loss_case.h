@@ -46,6 +46,7 @@ struct LossCase {
   std::int64_t N;
   Array e, c, target, grad;  // grad: N elements for none, else one
   Array loss, lse, de, dc;
+  Array block_lse;                  // of a case that filters
   std::vector<std::int64_t> label;  // what each row is scored against, -1: nothing
   bool accumulate_dc = false;
   bool tensor_cores = false;  // compute it: sums of bf16 and f16 products lose what f32 does not hold
@@ -53,6 +54,12 @@ struct LossCase {
   /// Random: logits of standard deviation 2.5, every tenth row close to its target's row of c, every twentieth ignored.
   LossCase(Sizes s, PlanDesc desc, std::uint64_t seed = 1);
 
+  /// Calls of `plan` are given block_lse from here on.
+  template <class P>
+  void filter(const P& plan) {
+    const auto [blocks, tokens] = plan.block_lse_shape(N);
+    block_lse = Array(f32, {blocks, tokens});
+  }
   /// Poison outputs, run with workspaces of the size asked for, check that nothing else was written. `P` is Plan, or
   /// has its calls.
   template <class P>

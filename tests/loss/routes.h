@@ -43,6 +43,9 @@ struct Steps {
     std::size_t workspace_bytes(std::int64_t rows, bool backward) const { return loss_.workspace(rows, backward); }
     void forward(const ForwardArgs& a) { loss_.forward(a, {}); }
     void backward(const BackwardArgs& a) { loss_.backward(a, {}); }
+    std::array<std::int64_t, 2> block_lse_shape(std::int64_t rows) const { return loss_.block_lse_shape(rows); }
+    void set_order(const std::vector<std::int64_t>& order) { loss_.set_order(order, "set_order"); }
+    FilterReport filter_report(const TensorRef& workspace) const { return loss_.filter_report(workspace, {}); }
 
    private:
     runtime::DeviceLoss loss_;
@@ -57,16 +60,25 @@ struct Gpu {
     std::size_t workspace_bytes(std::int64_t rows, bool backward) const {
       return plan_.workspace_bytes(rows, backward);
     }
+    std::array<std::int64_t, 2> block_lse_shape(std::int64_t rows) const { return plan_.block_lse_shape(rows); }
+    void set_order(const std::vector<std::int64_t>& order) { plan_.set_order(order); }
+    /// Of a copy of the workspace that came back.
+    FilterReport filter_report(const TensorRef& workspace) const {
+      const cuda::Buffer copy(gpu_, static_cast<std::size_t>(workspace.elements()));
+      copy.upload(workspace.data, copy.bytes(), stream_);
+      return plan_.filter_report(copy.tensor(boolean, {workspace.elements()}), stream_);
+    }
     void forward(ForwardArgs a) {
       Copies copies(*this);
       for (TensorRef* t : {&a.e, &a.c, &a.target, &a.cu_seqlens}) copies.place(*t, false);
-      for (TensorRef* t : {&a.loss, &a.lse, &a.workspace}) copies.place(*t, true);
+      for (TensorRef* t : {&a.loss, &a.lse, &a.block_lse, &a.workspace}) copies.place(*t, true);
       plan_.forward(a, stream_);
       copies.fetch();
     }
     void backward(BackwardArgs a) {
       Copies copies(*this);
-      for (TensorRef* t : {&a.e, &a.c, &a.target, &a.cu_seqlens, &a.lse, &a.grad_loss}) copies.place(*t, false);
+      for (TensorRef* t : {&a.e, &a.c, &a.target, &a.cu_seqlens, &a.lse, &a.grad_loss, &a.block_lse})
+        copies.place(*t, false);
       for (TensorRef* t : {&a.de, &a.dc, &a.workspace}) copies.place(*t, true);
       plan_.backward(a, stream_);
       copies.fetch();
