@@ -235,7 +235,7 @@ int bench(const BenchOptions& options) {
                           : "no OpenBLAS found, so nothing to compare with: apt-get install libopenblas0-pthread");
   if (blas && !blas->warning().empty()) fmt::print("{}\n", blas->warning());
   fmt::print("{}, {} ranges, kept {:.3f}, workspace {} forward, {} backward; compiled in {:.0f} ms\n",
-             name_of(report.strategy), report.ranges, report.kept_share,
+             name_of(report.strategy), report.ranges, call.filter_report().kept_share,
              mib(static_cast<double>(call.workspace_bytes(false))),
              mib(static_cast<double>(call.workspace_bytes(true))), compile_ms);
   return 0;
@@ -247,8 +247,10 @@ void add_report(ordered_json& to, const LossCall& call) {
   const PlanReport report = call.report();
   to["workspace_bytes"] = call.workspace_bytes();
   to["forward_workspace_bytes"] = call.workspace_bytes(false);
-  to["kept_share"] = report.kept_share;
-  to["dropped_mass"] = report.dropped_mass;
+  const FilterReport filter = call.filter_report();
+  to["kept_share"] = filter.kept_share;
+  to["dropped_mass"] = filter.dropped_mass;
+  if (call.block_lse_bytes() > 0) to["block_lse_bytes"] = call.block_lse_bytes();
   to["ranges"] = report.ranges;
   to["blocks"] = report.blocks;
   to["strategy"] = name_of(report.strategy);

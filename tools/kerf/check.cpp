@@ -138,6 +138,7 @@ int check(const CheckOptions& options) {
   require("dc", dc_error.norm, tolerance);
   const bool pass = failures.empty();
   const PlanReport report = call.report();
+  const FilterReport filter = call.filter_report();
   const float upstream = spec.reduction == Reduction::none ? 1 : problem.grad_loss[0];
 
   if (options.json) {
@@ -157,8 +158,8 @@ int check(const CheckOptions& options) {
                 {"dc_median_row", dc_error.median_row},
                 {"tolerance", tolerance},
                 {"sampled", sample.text},
-                {"kept_share", report.kept_share},
-                {"dropped_mass", report.dropped_mass},
+                {"kept_share", filter.kept_share},
+                {"dropped_mass", filter.dropped_mass},
                 {"workspace_bytes", call.workspace_bytes()},
                 {"strategy", name_of(report.strategy)},
                 {"device", input.device},
@@ -183,7 +184,7 @@ int check(const CheckOptions& options) {
   if (!sample.text.empty()) fmt::print("sampled  {}\n", sample.text);
   if (upstream != 1) fmt::print("upstream gradient {}, so that few elements are subnormal halves\n", upstream);
   fmt::print("{}, kept {:.3f}, dropped mass {:.1e}, workspace {}, {:.2f} s with compiling; reference {:.2f} s\n",
-             name_of(report.strategy), report.kept_share, report.dropped_mass,
+             name_of(report.strategy), filter.kept_share, filter.dropped_mass,
              mib(static_cast<double>(call.workspace_bytes())), library_s, reference_s);
   for (const std::string& failure : failures) fmt::print("FAILED {}\n", failure);
   if (pass) fmt::print("passed\n");

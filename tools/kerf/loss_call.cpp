@@ -69,6 +69,12 @@ LossCall::LossCall(const Problem& problem, const PlanDesc& desc)
   lse_ = output(s.tokens, f32);
   de_ = output(s.tokens * s.hidden, s.dtype);
   dc_ = output(s.vocabulary * s.hidden, s.dtype);
+  std::int64_t blocks = 0, padded = 0;
+  if (plan_.filters()) {
+    const auto shape = plan_.block_lse_shape(s.tokens);
+    blocks = shape[0], padded = shape[1];
+    block_lse_ = array(static_cast<std::size_t>(blocks * padded) * sizeof(float), false);
+  }
   workspace_ = array(workspace_bytes(), false);
   poison();
 
@@ -90,6 +96,8 @@ LossCall::LossCall(const Problem& problem, const PlanDesc& desc)
   forward_.loss = tensor(loss_.data(), f32, {losses});
   forward_.lse = tensor(lse_.data(), f32, {s.tokens});
   forward_.workspace = tensor(workspace_.data(), boolean, {static_cast<std::int64_t>(workspace_.bytes)});
+  if (blocks > 0) forward_.block_lse = tensor(block_lse_.data(), f32, {blocks, padded});
+  backward_.block_lse = forward_.block_lse;
   backward_.e = forward_.e;
   backward_.c = forward_.c;
   backward_.target = forward_.target;
@@ -102,7 +110,8 @@ LossCall::LossCall(const Problem& problem, const PlanDesc& desc)
 }
 
 void LossCall::poison() {
-  for (const Array* a : {&loss_, &lse_, &de_, &dc_, &workspace_}) {
+  for (const Array* a : {&loss_, &lse_, &de_, &dc_, &block_lse_, &workspace_}) {
+    if (!a->data()) continue;
     if (gpu_) {
       a->device.fill(nan_pattern, stream());
       a->device.upload(guard.data(), guard_bytes, stream(), a->bytes);
@@ -117,7 +126,8 @@ void LossCall::poison() {
 
 void LossCall::fetch() {
   if (!gpu_) return;
-  for (const Array* a : {&loss_, &lse_, &de_, &dc_, &workspace_}) {
+  for (const Array* a : {&loss_, &lse_, &de_, &dc_, &block_lse_, &workspace_}) {
+    if (!a->data()) continue;
     const std::size_t bytes = a->host.size();
     a->device.download(a->host.data(), bytes, stream(), a->device.bytes() - bytes);
   }
@@ -129,9 +139,10 @@ std::vector<std::string> LossCall::defects() const {
   const ProblemSpec& s = problem_.spec;
   const bool nan_is_right = s.reduction == Reduction::mean && problem_.valid == 0;
   const std::pair<const char*, const Array*> arrays[] = {
-      {"loss", &loss_}, {"lse", &lse_}, {"de", &de_}, {"dc", &dc_}, {"workspace", &workspace_}};
+      {"loss", &loss_},          {"lse", &lse_}, {"de", &de_}, {"dc", &dc_}, {"block_lse", &block_lse_},
+      {"workspace", &workspace_}};
   for (const auto& [name, a] : arrays)
-    if (a->guard_written()) found.push_back(fmt::format("{}: bytes past its end were written", name));
+    if (a->data() && a->guard_written()) found.push_back(fmt::format("{}: bytes past its end were written", name));
   if (!nan_is_right) find_unwritten("loss", loss_.host, loss_.bytes, f32, 1, found);
   find_unwritten("lse", lse_.host, lse_.bytes, f32, 1, found);
   find_unwritten("de", de_.host, de_.bytes, s.dtype, s.hidden, found);

@@ -31,6 +31,11 @@ class LossCall {
   std::vector<std::string> defects() const;
 
   PlanReport report() const { return plan_.report(problem_.spec.tokens); }
+  /// What the last backward dropped; nothing where the plan does not filter. Waits for it.
+  FilterReport filter_report() const {
+    return plan_.filters() ? plan_.filter_report(backward_.workspace, stream()) : FilterReport{};
+  }
+  std::size_t block_lse_bytes() const { return block_lse_.bytes; }
   std::size_t workspace_bytes(bool backward) const { return plan_.workspace_bytes(problem_.spec.tokens, backward); }
   std::size_t workspace_bytes() const { return std::max(workspace_bytes(false), workspace_bytes(true)); }
   const float* loss() const { return loss_.host.as<float>(); }
@@ -61,7 +66,7 @@ class LossCall {
   std::optional<cuda::OwnStream> stream_;
   Plan plan_;
   std::vector<cuda::Buffer> inputs_;
-  Array loss_, lse_, de_, dc_, workspace_;
+  Array loss_, lse_, de_, dc_, block_lse_, workspace_;
   ForwardArgs forward_;
   BackwardArgs backward_;
 };

@@ -20,7 +20,7 @@ void InputOptions::add_to(CLI::App& verb) {
   verb.add_option("--device", device, "cpu, cuda or cuda:N")->capture_default_str();
   verb.add_option("--arch", arch, "GPU: architecture to generate code for, as sm_80; the device's own if not given");
   verb.add_option("--reduction", reduction, "none, mean or sum")->capture_default_str();
-  verb.add_option("--strategy", strategy, "automatic, exact_recompute or min_memory")->capture_default_str();
+  verb.add_option("--strategy", strategy, "automatic, exact_recompute, min_memory or filtered")->capture_default_str();
   verb.add_option("--seed", seed, "of the random input")->capture_default_str();
   verb.add_option("--data", data, "folder of .npy files from a trained model, in place of random input");
   verb.add_option("--ignored", ignored, "share of the rows labelled ignore_index, 0 to 1")->check(CLI::Range(0.0, 1.0));
@@ -55,9 +55,10 @@ Problem InputOptions::problem(const ProblemSpec& spec) const {
 
 namespace {
 Strategy strategy_from_name(const std::string& name) {
-  for (const Strategy s : {Strategy::automatic, Strategy::exact_recompute, Strategy::min_memory})
+  for (const Strategy s : {Strategy::automatic, Strategy::exact_recompute, Strategy::min_memory, Strategy::filtered})
     if (name == name_of(s)) return s;
-  throw UsageError(fmt::format("--strategy {}: is no strategy; they are automatic, exact_recompute, min_memory", name));
+  throw UsageError(
+      fmt::format("--strategy {}: is no strategy; they are automatic, exact_recompute, min_memory, filtered", name));
 }
 }  // namespace
 
