@@ -149,10 +149,15 @@ struct DeviceLoss::Call {
     if (!programs.copies_c()) return c;
     const PlanDesc& desc = loss.desc_;
     const TensorRef to = apart(at(copy, desc.dtype, {desc.vocabulary, desc.hidden}), copied_row(desc));
-    if (!order.given()) {
-      run(DeviceProgram::copy_rows, {.tensors = {{"c", c}, {"copy", to}}});
-      return to;
-    }
+    if (order.given()) return ordered_rows(c, copy, order);
+    run(DeviceProgram::copy_rows, {.tensors = {{"c", c}, {"copy", to}}});
+    return to;
+  }
+
+  /// A copy of the rows of c that `order` names, side by side.
+  TensorRef ordered_rows(const TensorRef& c, std::byte* copy, const TensorRef& order) const {
+    const PlanDesc& desc = loss.desc_;
+    const TensorRef to = apart(at(copy, desc.dtype, {order.shape[0], desc.hidden}), copied_row(desc));
     const auto from_8 = by_8(c), to_8 = by_8(to);
     const bool both = from_8 && to_8;
     run(both ? DeviceProgram::order_rows_by_8 : DeviceProgram::order_rows,

@@ -3,6 +3,7 @@
 // vocabulary as there could be, and those that turn out to be empty return at once.
 #include <algorithm>
 #include <cstring>
+#include <numeric>
 #include <string>
 #include <utility>
 #include <vector>
@@ -23,12 +24,8 @@ bool filters(const PlanDesc& desc) {
 }
 
 FilterRanges DeviceLoss::filter_ranges(std::int64_t rows) const {
-  std::size_t limit = desc_.workspace_limit;
-  if (limit == 0) {
-    limit = pool_ ? std::size_t{256} << 20 : std::size_t{1} << 30;
-    if (filtered_->copies_c())
-      limit += static_cast<std::size_t>(desc_.vocabulary * copied_row(desc_) * size_of(desc_.dtype));
-  }
+  std::size_t limit = filter_limit(desc_, filtered_->copies_c());
+  if (pool_ && desc_.workspace_limit == 0) limit = std::size_t{256} << 20;
   return choose_filter_ranges(desc_, rows, *filtered_, limit);
 }
 
@@ -85,6 +82,12 @@ void DeviceLoss::find_order(const TensorRef& e, const TensorRef& c, const char* 
 TensorRef DeviceLoss::known_order(const TensorRef& compact, const LabelSpace& labels, const TensorRef& c,
                                   const std::string& name, Stream stream) {
   if (order_.known() && !provisional_order_) return order_.order();
+  if (desc_.order == Order::identity) {  // rows are copied for another reason
+    std::vector<std::int64_t> same(static_cast<std::size_t>(desc_.vocabulary));
+    std::iota(same.begin(), same.end(), 0);
+    set_order(same, name.c_str());
+    return order_.order();
+  }
   if (desc_.order == Order::given)
     throw UsageError(name + ": block_lse is given and the plan has no order of the vocabulary; call Plan::set_order");
   std::int64_t valid = 0;
@@ -102,143 +105,144 @@ TensorRef DeviceLoss::known_order(const TensorRef& compact, const LabelSpace& la
   return order_.order();
 }
 
-void DeviceLoss::filtered_backward(const BackwardCall& a, bool accumulate_dc, Stream stream) {
-  DevicePrograms& programs = *filtered_;
-  const std::int64_t N = a.labels.rows, D = desc_.hidden, M = std::max<std::int64_t>(N, 1);
-  const FilterRanges ranges = filter_ranges(N);
-  const FilterSpace space = lay_out_filter(a.memory, desc_, N, programs, ranges);
-  const LabelSpace& s = space.labels;
-  const Call call{*this, programs, stream};
-  const std::int64_t P = label_blocks(N) * kernels::label_block, R = ranges.rows, B = ranges.columns, Q = B + 1;
-  const TensorRef de = a.de, dc = a.dc;
-  if (programs.ordered() && !order_.known())
-    throw UsageError(a.name +
-                     ": block_lse is given and the plan has no order of the vocabulary yet; the forward finds it");
+/// One filtered backward.
+struct DeviceLoss::FilteredCall {
+  const DeviceLoss& loss;
+  const BackwardCall& a;
+  bool accumulate_dc;
+  Stream stream;
 
-  call.compact_labels(a.labels, s);
-  if (programs.ordered()) call.place_targets(s.target, P, order_.place());
-  const TensorRef rows = call.at(s.rows, i64, {M}), target = call.at(s.target, i32, {M});
-  const TensorRef g = call.at(space.g, f32, {M}), scale = call.at(space.scale, f32, {});
+  const PlanDesc& desc = loss.desc_;
+  DevicePrograms& programs = *loss.filtered_;
+  const Call call{loss, programs, stream};
+  const kernels::Blocks& b = programs.blocks().backward;
+  const FilterRanges ranges = loss.filter_ranges(a.labels.rows);
+  const FilterSpace space = lay_out_filter(a.memory, desc, a.labels.rows, programs, ranges);
+  const LabelSpace& s = space.labels;
+  // Rows, at least one (a box cannot be empty), rounded up, in blocks; blocks of the vocabulary.
+  const std::int64_t N = a.labels.rows, M = std::max<std::int64_t>(N, 1), D = desc.hidden;
+  const std::int64_t P = label_blocks(N) * kernels::label_block, R = ranges.rows, B = ranges.all_columns;
+  const bool corrects_e = desc.correction && desc.filter_e && a.de.given();
+  const bool corrects_c = desc.correction && desc.filter_c && a.dc.given();
   const std::vector<std::pair<std::string, const std::int64_t*>> sizes = {{"N", s.valid}};
-  call.upstream(a.grad_loss, s, N, space.g, space.largest, space.scale);
-  const TensorRef compact = apart(call.at(space.compact, desc_.dtype, {M, D}), copied_row(desc_));
-  call.compact_rows(a.e, rows, compact);
-  const TensorRef order = programs.ordered() ? order_.order() : TensorRef();
-  const TensorRef c = call.readable(a.c, space.c, order);
-  const bool gathers = programs.ordered() && !programs.copies_c();
-  const auto with_order = [&](LaunchArgs args, bool used) {
-    if (used) args.tensors.emplace_back("order", order);
-    return args;
+
+  const TensorRef rows = call.at(s.rows, i64, {M}), valid = call.at(s.valid, i64, {});
+  const TensorRef g = call.at(space.g, f32, {M}), scale = call.at(space.scale, f32, {});
+  const TensorRef compact = apart(call.at(space.compact, desc.dtype, {M, D}), copied_row(desc));
+  const TensorRef sum = call.at(space.sum, f32, {M, D});
+
+  /// What the products read of the vocabulary: all of it, or a window of blocks that was copied in order.
+  struct Window {
+    std::int64_t first, blocks;
+    TensorRef c, target, order;
   };
 
-  // What to keep, and what the rest is worth.
-  const TensorRef keep = call.at(space.keep, i32, {B, R}), left_out = call.at(space.block_left_out, f32, {B, R});
-  const TensorRef m = call.at(space.m, desc_.dtype, {B, P});
-  const TensorRef m_rows = call.at(space.m, desc_.dtype, {B, M}).with_strides({P, 1});
-  LaunchArgs decide{.tensors = {{"block_lse", a.block_lse},
+  void run() const {
+    call.compact_labels(a.labels, s);
+    if (programs.ordered()) call.place_targets(s.target, P, loss.order_.place());
+    call.upstream(a.grad_loss, s, N, space.g, space.largest, space.scale);
+    call.compact_rows(a.e, rows, compact);
+    decide();
+    if (ranges.most_pieces > 0 && a.de.given())
+      call.run(DeviceProgram::count_up,
+               {.tensors = {{"items", call.at(space.piece_items, i32, {ranges.pieces() + 1})}}});
+    for (std::int64_t first = 0; first < B; first += ranges.columns) {
+      const Window w = window(first);
+      rank(w);
+      for (std::int64_t range = 0; range < ranges.count(); ++range) products(w, range);
+    }
+    call.run(DeviceProgram::count_kept, {.tensors = {{"kept_count", call.at(space.kept_count, i64, {B})},
+                                                     {"lost", call.at(space.lost, f32, {B})},
+                                                     {"valid", valid},
+                                                     {"kept", call.at(space.kept, i64, {1})},
+                                                     {"left_out", call.at(space.left_out, f32, {1})}}});
+    if (!a.de.given()) return;
+    LaunchArgs end{.tensors = {{"sum", call.at(space.sum, f32, {1, M, D})}, {"rows", rows}, {"de", a.de}}};
+    if (desc.dtype == f16) end.tensors.emplace_back("scale", scale);
+    call.run(DeviceProgram::sum_parts, end);
+    call.clear_rows(call.at(s.label, i32, {N}), a.de);
+  }
+
+  /// Which tiles to keep, and what the rest is worth.
+  void decide() const {
+    LaunchArgs keep{.tensors = {{"block_lse", a.block_lse},
                                 {"lse", a.lse},
                                 {"rows", call.at(s.rows, i64, {P})},
                                 {"target", call.at(s.target, i32, {P})},
                                 {"g", call.at(space.g, f32, {P})},
-                                {"keep", keep},
-                                {"left_out", left_out}}};
-  if (desc_.correction) decide.tensors.emplace_back("m", m);
-  call.run(DeviceProgram::keep_tiles, decide);
-  const bool corrects_e = desc_.correction && desc_.filter_e && de.given();
-  const bool corrects_c = desc_.correction && desc_.filter_c;
-  const TensorRef sum = call.at(space.sum, f32, {M, D}), added = call.at(space.added, f32, {B, D});
-  if (corrects_e) {
-    const TensorRef cmean = apart(call.at(space.cmean, desc_.dtype, {B, D}), copied_row(desc_));
-    call.run(DeviceProgram::block_means, with_order({.tensors = {{"c", c}, {"cmean", cmean}}}, gathers));
-    call.run(DeviceProgram::correct_e,
-             {.tensors = {{"m", m_rows}, {"cmean", cmean}, {"sum", sum}}, .device_sizes = sizes});
-  }
-  if (corrects_c && dc.given())
-    call.run(DeviceProgram::correct_c,
-             {.tensors = {{"m", m_rows}, {"e", compact}, {"added", added}}, .device_sizes = sizes});
-
-  // Where the kept tiles lie in the lists.
-  const TensorRef item_rank = call.at(space.item_rank, i32, {B, R}), row_rank = call.at(space.row_rank, i32, {Q, R});
-  const TensorRef column_rank = call.at(space.column_rank, i32, {B, R});
-  const TensorRef item_count = call.at(space.item_count, i64, {B}),
-                  column_count = call.at(space.column_count, i64, {B});
-  const TensorRef item_begin = call.at(space.item_begin, i64, {Q}), begin = call.at(space.column_begin, i64, {Q});
-  const TensorRef kept_count = call.at(space.kept_count, i64, {B}), lost = call.at(space.lost, f32, {B});
-  const TensorRef valid = call.at(s.valid, i64, {});
-  call.run(DeviceProgram::rank_columns, {.tensors = {{"keep", keep},
-                                                     {"left_out", left_out},
-                                                     {"item_rank", item_rank},
-                                                     {"item_count", item_count},
-                                                     {"column_rank", column_rank},
-                                                     {"column_count", column_count},
-                                                     {"kept_count", kept_count},
-                                                     {"lost", lost}},
-                                         .axes = {{"N", M}},
-                                         .device_sizes = sizes});
-  call.run(DeviceProgram::rank_rows,
-           {.tensors = {{"keep", keep}, {"row_rank", row_rank}}, .axes = {{"N", M}}, .device_sizes = sizes});
-  call.run(DeviceProgram::begin_columns, {.tensors = {{"count", item_count}, {"begin", item_begin}}});
-  call.run(DeviceProgram::begin_columns, {.tensors = {{"count", column_count}, {"begin", begin}}});
-  call.run(DeviceProgram::count_kept, {.tensors = {{"kept_count", kept_count},
-                                                   {"lost", lost},
-                                                   {"valid", valid},
-                                                   {"kept", call.at(space.kept, i64, {1})},
-                                                   {"left_out", call.at(space.left_out, f32, {1})}}});
-  const std::int64_t count = ranges.count();
-  call.run(DeviceProgram::cut_ranges, {.tensors = {{"begin", item_begin},
-                                                   {"valid", valid},
-                                                   {"first", call.at(space.first, i64, {count + 1})},
-                                                   {"range_rows", call.at(space.range_rows, i64, {count})}},
-                                       .axes = {{"quota", ranges.quota()}}});
-
-  const kernels::Blocks& b = programs.blocks().backward;
-  TileListRef kept = space.list.ref;
-  const std::int64_t K = kept.count;
-  const TensorRef row_begin = call.at(kept.row_begin, i32, {R + 1}),
-                  dz = call.at(space.dz, desc_.dtype, {K * b.v * b.n});
-  // de of the kept tiles of a range, added to what the sum holds.
-  const std::int64_t S = ranges.pieces();
-  if (S > 0 && de.given())
-    call.run(DeviceProgram::count_up, {.tensors = {{"items", call.at(space.piece_items, i32, {S + 1})}}});
-  const auto sum_range = [&](std::int64_t range, const TileListRef& list) {
-    const bool begins = range == 0 && !corrects_e;
-    const std::int64_t* rows_here = begins ? s.valid : space.range_rows + range;
-    if (S == 0) {
-      call.run(begins ? DeviceProgram::grad_e_begin : DeviceProgram::grad_e_add,
-               with_order({.tensors = {{"c", c}, {"dz", dz}, {"sum", sum}},
-                           .lists = {{"kept", list}},
-                           .device_sizes = {{"N", rows_here}}},
-                          gathers));
-      return;
+                                {"keep", call.at(space.keep, i32, {B, R})},
+                                {"left_out", call.at(space.block_left_out, f32, {B, R})}}};
+    if (desc.correction) keep.tensors.emplace_back("m", call.at(space.m, desc.dtype, {B, P}));
+    call.run(DeviceProgram::keep_tiles, keep);
+    const TensorRef m = call.at(space.m, desc.dtype, {B, M}).with_strides({P, 1});
+    if (corrects_e) {
+      const TensorRef cmean = apart(call.at(space.cmean, desc.dtype, {B, D}), copied_row(desc));
+      LaunchArgs means{.tensors = {{"c", a.c}, {"cmean", cmean}}};
+      if (programs.ordered()) means.tensors.emplace_back("order", loss.order_.order());
+      call.run(DeviceProgram::block_means, means);
+      call.run(DeviceProgram::correct_e,
+               {.tensors = {{"m", m}, {"cmean", cmean}, {"sum", sum}}, .device_sizes = sizes});
     }
-    call.run(DeviceProgram::cut_rows, {.tensors = {{"row_begin", row_begin},
-                                                   {"piece_begin", call.at(space.piece_begin, i32, {R + 1})},
-                                                   {"begin", call.at(space.begin_of_piece, i32, {S + 1})},
-                                                   {"rows", call.at(space.piece_rows, i64, {1})}},
-                                       .axes = {{"R", R}, {"most", ranges.most_pieces}}});
-    TileListRef pieces = list;
-    pieces.row_begin = space.begin_of_piece;
-    const TensorRef part = call.at(space.part, f32, {S * b.n, D});
-    call.run(DeviceProgram::grad_e_begin, with_order({.tensors = {{"c", c}, {"dz", dz}, {"sum", part}},
-                                                      .lists = {{"kept", pieces}},
-                                                      .device_sizes = {{"N", space.piece_rows}}},
-                                                     gathers));
-    const TileListRef of_rows{.count = S,
-                              .row = space.piece_items,
-                              .column = space.piece_items,
-                              .row_begin = space.piece_begin,
-                              .row_items = space.piece_items,
-                              .column_begin = space.begin_of_piece,
-                              .column_items = space.piece_items};
-    call.run(begins ? DeviceProgram::sum_pieces : DeviceProgram::sum_pieces_add,
-             {.tensors = {{"part", part}, {"sum", sum}},
-              .lists = {{"pieces", of_rows}},
-              .device_sizes = {{"N", rows_here}}});
-  };
-  for (std::int64_t range = 0; range < count; ++range) {
-    const std::int64_t *first = space.first + range, *last = first + 1;
-    const std::vector<std::pair<std::string, std::int64_t>> columns = {{"first", B}, {"last", B}};
-    const std::vector<std::pair<std::string, const std::int64_t*>> device_columns = {{"first", first}, {"last", last}};
+    if (corrects_c)
+      call.run(
+          DeviceProgram::correct_c,
+          {.tensors = {{"m", m}, {"e", compact}, {"added", call.at(space.added, f32, {B, D})}}, .device_sizes = sizes});
+  }
+
+  Window window(std::int64_t first) const {
+    Window w{first, std::min(ranges.columns, B - first), a.c, call.at(s.target, i32, {M}), {}};
+    if (!programs.ordered()) return w;
+    const std::int64_t tokens = programs.window();
+    w.order = loss.order_.order(first * b.v, tokens);
+    if (programs.copies_c()) w.c = call.ordered_rows(a.c, space.c, w.order);
+    if (tokens < desc.vocabulary) {
+      w.target = call.at(space.target, i32, {M});
+      call.run(DeviceProgram::shift_targets,
+               {.tensors = {{"target", call.at(s.target, i32, {M})}, {"shifted", w.target}},
+                .axes = {{"first", first * b.v}}});
+    }
+    return w;
+  }
+
+  /// Where the kept tiles of a window lie in its lists.
+  void rank(const Window& w) const {
+    const std::int64_t W = w.blocks, Q = W + 1;
+    const TensorRef keep = kept_of(w), item_begin = call.at(space.item_begin, i64, {Q});
+    const TensorRef item_count = call.at(space.item_count, i64, {W}), count = call.at(space.column_count, i64, {W});
+    call.run(DeviceProgram::rank_columns,
+             {.tensors = {{"keep", keep},
+                          {"left_out", call.at(space.block_left_out + w.first * R, f32, {W, R})},
+                          {"item_rank", call.at(space.item_rank, i32, {W, R})},
+                          {"item_count", item_count},
+                          {"column_rank", call.at(space.column_rank, i32, {W, R})},
+                          {"column_count", count},
+                          {"kept_count", call.at(space.kept_count + w.first, i64, {W})},
+                          {"lost", call.at(space.lost + w.first, f32, {W})}},
+              .axes = {{"N", M}},
+              .device_sizes = sizes});
+    call.run(DeviceProgram::rank_rows, {.tensors = {{"keep", keep}, {"row_rank", call.at(space.row_rank, i32, {Q, R})}},
+                                        .axes = {{"N", M}},
+                                        .device_sizes = sizes});
+    call.run(DeviceProgram::begin_columns, {.tensors = {{"count", item_count}, {"begin", item_begin}}});
+    call.run(DeviceProgram::begin_columns,
+             {.tensors = {{"count", count}, {"begin", call.at(space.column_begin, i64, {Q})}}});
+    call.run(DeviceProgram::cut_ranges, {.tensors = {{"begin", item_begin},
+                                                     {"valid", valid},
+                                                     {"first", call.at(space.first, i64, {ranges.count() + 1})},
+                                                     {"range_rows", call.at(space.range_rows, i64, {ranges.count()})}},
+                                         .axes = {{"quota", ranges.quota()}}});
+  }
+
+  /// dz of the kept tiles of one range of a window, and what they add to dc and de.
+  void products(const Window& w, std::int64_t range) const {
+    const std::int64_t Q = w.blocks + 1;
+    const TensorRef row_rank = call.at(space.row_rank, i32, {Q, R}), item_begin = call.at(space.item_begin, i64, {Q});
+    const TensorRef begin = call.at(space.column_begin, i64, {Q});
+    const TileListRef& kept = space.list.ref;
+    const TensorRef row_begin = call.at(kept.row_begin, i32, {R + 1});
+    const std::vector<std::pair<std::string, std::int64_t>> columns = {{"first", w.blocks}, {"last", w.blocks}};
+    const std::vector<std::pair<std::string, const std::int64_t*>> device_columns = {{"first", space.first + range},
+                                                                                     {"last", space.first + range + 1}};
     call.run(DeviceProgram::begin_rows, {.tensors = {{"row_rank", row_rank}, {"row_begin", row_begin}},
                                          .axes = columns,
                                          .device_sizes = device_columns});
@@ -248,11 +252,12 @@ void DeviceLoss::filtered_backward(const BackwardCall& a, bool accumulate_dc, St
                                                      {"count", call.at(kept.device_count, i32, {1})}},
                                          .axes = columns,
                                          .device_sizes = device_columns});
-    LaunchArgs list{.tensors = {{"keep", keep},
+    const std::int64_t K = kept.count;
+    LaunchArgs list{.tensors = {{"keep", kept_of(w)},
                                 {"row_begin", row_begin},
-                                {"item_rank", item_rank},
+                                {"item_rank", call.at(space.item_rank, i32, {w.blocks, R})},
                                 {"item_begin", item_begin},
-                                {"column_rank", column_rank},
+                                {"column_rank", call.at(space.column_rank, i32, {w.blocks, R})},
                                 {"begin", begin},
                                 {"row_rank", row_rank},
                                 {"row", call.at(kept.row, i32, {K})},
@@ -265,33 +270,81 @@ void DeviceLoss::filtered_backward(const BackwardCall& a, bool accumulate_dc, St
     list.device_sizes.emplace_back("N", s.valid);
     call.run(DeviceProgram::list_selected, list);
 
-    call.run(
-        DeviceProgram::grad_tiles,
-        with_order(
-            {.tensors =
-                 {{"e", compact}, {"c", c}, {"rows", rows}, {"target", target}, {"lse", a.lse}, {"g", g}, {"dz", dz}},
-             .lists = {{"kept", kept}},
-             .device_sizes = sizes},
-            gathers));
-    if (dc.given()) {
+    const TensorRef dz = call.at(space.dz, desc.dtype, {K * b.v * b.n});
+    LaunchArgs tiles{
+        .tensors =
+            {{"e", compact}, {"c", w.c}, {"rows", rows}, {"target", w.target}, {"lse", a.lse}, {"g", g}, {"dz", dz}},
+        .lists = {{"kept", kept}},
+        .device_sizes = sizes};
+    gather(w, tiles);
+    call.run(DeviceProgram::grad_tiles, tiles);
+    if (a.dc.given()) {
       const TileListRef written =
-          call.list(DeviceProgram::list_written, space.written, D, 0, B, nullptr, device_columns);
-      LaunchArgs args{.tensors = {{"e", compact}, {"dz", dz}, {"dc", dc}},
+          call.list(DeviceProgram::list_written, space.written, D, 0, w.blocks, nullptr, device_columns);
+      LaunchArgs args{.tensors = {{"e", compact}, {"dz", dz}, {"dc", a.dc}},
                       .lists = {{"kept", kept}, {"written", written}},
                       .device_sizes = sizes};
-      if (desc_.dtype == f16) args.tensors.emplace_back("scale", scale);
-      if (corrects_c) args.tensors.emplace_back("added", added);
-      call.run(call.form_of_dc(dc, accumulate_dc, DeviceProgram::grad_c, DeviceProgram::grad_c_add,
+      if (desc.dtype == f16) args.tensors.emplace_back("scale", scale);
+      if (corrects_c) args.tensors.emplace_back("added", call.at(space.added + w.first * D, f32, {ranges.columns, D}));
+      if (programs.ordered()) args.tensors.emplace_back("order", w.order);
+      call.run(call.form_of_dc(a.dc, accumulate_dc, DeviceProgram::grad_c, DeviceProgram::grad_c_add,
                                DeviceProgram::grad_c_f32, DeviceProgram::grad_c_f32_add),
-               with_order(std::move(args), programs.ordered()));
+               args);
     }
-    if (de.given()) sum_range(range, kept);
+    if (a.de.given()) sum_rows(w, range, dz);
   }
-  if (!de.given()) return;
-  LaunchArgs end{.tensors = {{"sum", call.at(space.sum, f32, {1, M, D})}, {"rows", rows}, {"de", de}}};
-  if (desc_.dtype == f16) end.tensors.emplace_back("scale", scale);
-  call.run(DeviceProgram::sum_parts, end);
-  call.clear_rows(call.at(s.label, i32, {N}), de);
+
+  /// Adds a range's part of de to the sum, or begins it.
+  void sum_rows(const Window& w, std::int64_t range, const TensorRef& dz) const {
+    const bool begins = w.first == 0 && range == 0 && !corrects_e;
+    const std::int64_t* rows_here = begins ? s.valid : space.range_rows + range;
+    TileListRef list = space.list.ref;
+    if (ranges.most_pieces == 0) {
+      LaunchArgs args{.tensors = {{"c", w.c}, {"dz", dz}, {"sum", sum}},
+                      .lists = {{"kept", list}},
+                      .device_sizes = {{"N", rows_here}}};
+      gather(w, args);
+      call.run(begins ? DeviceProgram::grad_e_begin : DeviceProgram::grad_e_add, args);
+      return;
+    }
+    const std::int64_t S = ranges.pieces();
+    call.run(DeviceProgram::cut_rows, {.tensors = {{"row_begin", call.at(list.row_begin, i32, {R + 1})},
+                                                   {"piece_begin", call.at(space.piece_begin, i32, {R + 1})},
+                                                   {"begin", call.at(space.begin_of_piece, i32, {S + 1})},
+                                                   {"rows", call.at(space.piece_rows, i64, {1})}},
+                                       .axes = {{"R", R}, {"most", ranges.most_pieces}}});
+    list.row_begin = space.begin_of_piece;
+    const TensorRef part = call.at(space.part, f32, {S * b.n, D});
+    LaunchArgs pieces{.tensors = {{"c", w.c}, {"dz", dz}, {"sum", part}},
+                      .lists = {{"kept", list}},
+                      .device_sizes = {{"N", space.piece_rows}}};
+    gather(w, pieces);
+    call.run(DeviceProgram::grad_e_begin, pieces);
+    const TileListRef of_rows{.count = S,
+                              .row = space.piece_items,
+                              .column = space.piece_items,
+                              .row_begin = space.piece_begin,
+                              .row_items = space.piece_items,
+                              .column_begin = space.begin_of_piece,
+                              .column_items = space.piece_items};
+    call.run(begins ? DeviceProgram::sum_pieces : DeviceProgram::sum_pieces_add,
+             {.tensors = {{"part", part}, {"sum", sum}},
+              .lists = {{"pieces", of_rows}},
+              .device_sizes = {{"N", rows_here}}});
+  }
+
+  TensorRef kept_of(const Window& w) const { return call.at(space.keep + w.first * R, i32, {w.blocks, R}); }
+  /// The order, for programs that gather rows of c.
+  void gather(const Window& w, LaunchArgs& args) const {
+    if (programs.ordered() && !programs.copies_c()) args.tensors.emplace_back("order", w.order);
+  }
+};
+
+void DeviceLoss::filtered_backward(const BackwardCall& a, bool accumulate_dc, Stream stream) {
+  if (filtered_->ordered() && !order_.known())
+    throw UsageError(a.name +
+                     ": block_lse is given and the plan has no order of the vocabulary yet; its forward finds one");
+  FilteredCall{*this, a, accumulate_dc, stream}.run();
 }
 
 }  // namespace kerf::runtime

@@ -60,6 +60,7 @@ class DeviceLoss {
 
  private:
   struct Call;
+  struct FilteredCall;
   /// The programs for a c that lies like this, and for the copy of e that `de` may hold.
   DevicePrograms& programs_for(const TensorRef& c, const TensorRef& de) const;
   std::int64_t chunk(const DevicePrograms& p, std::int64_t rows) const;

@@ -5,6 +5,7 @@
 
 #include "kerf/error.h"
 #include "lib/kernels/kernels.h"
+#include "runtime/carver.h"
 
 namespace kerf::runtime {
 
@@ -70,6 +71,7 @@ constexpr std::string_view names[device_programs] = {
     "block_means",
     "correct_e",
     "correct_c",
+    "shift_targets",
     "place_targets",
     "order_rows",
     "order_rows_by_8",
@@ -93,8 +95,20 @@ double filter_eps(const PlanDesc& desc, const kernels::Blocks& b) {
   return std::min(0x1p-12, static_cast<double>(b.v) / (2.0 * static_cast<double>(desc.vocabulary)));
 }
 
+std::size_t filter_limit(const PlanDesc& desc, bool copies_c) {
+  if (desc.workspace_limit > 0) return desc.workspace_limit;
+  return std::size_t{copies_c ? 1280U : 1024U} << 20;
+}
+
 DevicePrograms::DevicePrograms(const PlanDesc& desc, const DeviceBlocks& blocks, const Target& target, bool filtered)
-    : desc_(desc), blocks_(blocks), target_(target), filtered_(filtered) {}
+    : desc_(desc), blocks_(blocks), target_(target), filtered_(filtered), window_(desc.vocabulary) {
+  if (!filtered || !copies_c()) return;
+  const auto block_bytes = static_cast<std::size_t>(blocks.backward.v * copied_row(desc) * size_of(desc.dtype));
+  const std::int64_t all = blocks_of(desc.vocabulary, blocks.backward.v);
+  const auto most = static_cast<std::int64_t>(filter_limit(desc, true) / 4 / block_bytes);
+  const std::int64_t windows = blocks_of(all, std::clamp<std::int64_t>(most, 1, all));
+  if (windows > 1) window_ = blocks_of(all, windows) * blocks.backward.v;
+}
 
 std::string_view DevicePrograms::name(DeviceProgram which) { return names[static_cast<std::size_t>(which)]; }
 
@@ -119,6 +133,7 @@ bool DevicePrograms::used(DeviceProgram which) const {
     case DeviceProgram::block_means:
     case DeviceProgram::correct_e: return filtered_ && corrects_e;
     case DeviceProgram::correct_c: return filtered_ && corrects_c;
+    case DeviceProgram::shift_targets: return filtered_ && window_ < desc_.vocabulary;
     case DeviceProgram::place_targets: return ordered();
     case DeviceProgram::order_rows: return ordered() && copies_c();
     case DeviceProgram::order_rows_by_8: return ordered() && copies_c() && desc_.hidden * size_of(desc_.dtype) % 8 == 0;
@@ -165,7 +180,9 @@ Program DevicePrograms::record(DeviceProgram which) const {
   constexpr std::int64_t few = 16, many = 256;  // rows and columns of a program that copies or clears
   const kernels::Blocks &forward = blocks_.forward, &backward = blocks_.backward;
   const kernels::Shape compact{desc_.vocabulary, desc_.hidden, desc_.dtype, true, ordered() && !blocks_.boxed};
-  const kernels::Shape scattered{desc_.vocabulary, desc_.hidden, desc_.dtype, true, ordered()};
+  const kernels::Shape ordered_all{desc_.vocabulary, desc_.hidden, desc_.dtype, true, ordered()};
+  const kernels::Shape windowed{window_, desc_.hidden, desc_.dtype, true, ordered() && !blocks_.boxed};
+  const kernels::Shape scattered{window_, desc_.hidden, desc_.dtype, true, ordered()};
   const kernels::Sides sides{desc_.filter_e, desc_.filter_c};
   const auto statistic = !filtered_                        ? kernels::BlockStatistic::none
                          : desc_.filter == Filter::largest ? kernels::BlockStatistic::largest
@@ -186,7 +203,7 @@ Program DevicePrograms::record(DeviceProgram which) const {
                              given, desc_.dtype == f16);
   };
   const auto grad_e = [&](bool from_sum, bool to_sum) {
-    return kernels::grad_e(compact, with_d(backward, blocks_.grad_e_d), from_sum, to_sum, true);
+    return kernels::grad_e(windowed, with_d(backward, blocks_.grad_e_d), from_sum, to_sum, true);
   };
   const auto grad_c = [&](DType out, bool accumulate) {
     return kernels::grad_c(scattered, with_d(backward, blocks_.grad_c_d), out, accumulate,
@@ -228,7 +245,7 @@ Program DevicePrograms::record(DeviceProgram which) const {
     case DeviceProgram::sum_dc_f32_add: return sum_dc(f32, true);
     case DeviceProgram::clear_rows: return kernels::clear_rows(compact, few, many);
     case DeviceProgram::clear_rows_by_8: return kernels::clear_rows(by_8, few, many / 4);
-    case DeviceProgram::grad_tiles: return kernels::grad_tiles(compact, backward);
+    case DeviceProgram::grad_tiles: return kernels::grad_tiles(windowed, backward);
     case DeviceProgram::grad_e: return grad_e(false, false);
     case DeviceProgram::grad_e_begin: return grad_e(false, true);
     case DeviceProgram::grad_e_add: return grad_e(true, true);
@@ -252,9 +269,10 @@ Program DevicePrograms::record(DeviceProgram which) const {
     case DeviceProgram::count_up: return kernels::count_up();
     case DeviceProgram::sum_pieces: return kernels::sum_pieces(compact, with_d(backward, 32), false);
     case DeviceProgram::sum_pieces_add: return kernels::sum_pieces(compact, with_d(backward, 32), true);
-    case DeviceProgram::block_means: return kernels::block_means(compact, with_d(backward, many));
+    case DeviceProgram::block_means: return kernels::block_means(ordered_all, with_d(backward, many));
     case DeviceProgram::correct_e: return kernels::correct_e(compact, with_d(backward, blocks_.grad_e_d));
     case DeviceProgram::correct_c: return kernels::correct_c(compact, with_d(backward, blocks_.grad_e_d));
+    case DeviceProgram::shift_targets: return kernels::shift_targets(window_);
     case DeviceProgram::place_targets: return kernels::place_targets(desc_.vocabulary);
     case DeviceProgram::order_rows: return kernels::compact_rows(compact, few, many);
     case DeviceProgram::order_rows_by_8: return kernels::compact_rows(by_8, few, many / 4);

@@ -74,15 +74,18 @@ enum class DeviceProgram : std::uint8_t {
   block_means,
   correct_e,
   correct_c,
+  shift_targets,
   place_targets,  // where the vocabulary has an order
   order_rows,
   order_rows_by_8,
   sum_rows,
   score_rows,
 };
-inline constexpr std::size_t device_programs = 64;
+inline constexpr std::size_t device_programs = 65;
 /// What keep_tiles goes by on a side of a plan that filters.
 double filter_eps(const PlanDesc& desc, const kernels::Blocks& blocks);
+/// Bytes that a filtered backward on a GPU may ask for.
+std::size_t filter_limit(const PlanDesc& desc, bool copies_c);
 
 class DevicePrograms {
  public:
@@ -92,9 +95,13 @@ class DevicePrograms {
   const DeviceBlocks& blocks() const { return blocks_; }
   bool filtered() const { return filtered_; }
   /// Whether the programs' tokens are not the rows of c one after the other.
-  bool ordered() const { return filtered_ && desc_.order != Order::identity; }
+  bool ordered() const {
+    return filtered_ && (desc_.order != Order::identity || (blocks_.boxed && desc_.hidden % 8 != 0));
+  }
   /// Whether c is copied: to rows that boxes can have, in the order of the vocabulary.
   bool copies_c() const { return blocks_.boxed && (desc_.hidden % 8 != 0 || ordered()); }
+  /// Tokens of the vocabulary that a filtered backward copies at a time, whole blocks of them; or all.
+  std::int64_t window() const { return window_; }
   /// Rows of a pass of the forward; 0: all.
   std::int64_t chunk() const { return desc_.strategy == Strategy::min_memory ? blocks_.forward.n : 0; }
   /// Those that a plan of this kind may call.
@@ -112,6 +119,7 @@ class DevicePrograms {
   DeviceBlocks blocks_;
   Target target_;
   bool filtered_;
+  std::int64_t window_;
   std::array<std::once_flag, device_programs> compiled_;
   std::array<Kernel, device_programs> kernels_;
 };

@@ -12,8 +12,8 @@ FilterSpace lay_out_filter(std::byte* memory, const PlanDesc& desc, std::int64_t
   Carver carve(memory);
   FilterSpace s{};
   const DeviceBlocks& blocks = programs.blocks();
-  const std::int64_t P = label_blocks(rows) * kernels::label_block, D = desc.hidden, B = ranges.columns,
-                     R = ranges.rows, size = size_of(desc.dtype);
+  const std::int64_t P = label_blocks(rows) * kernels::label_block, D = desc.hidden, B = ranges.all_columns,
+                     W = ranges.columns, R = ranges.rows, size = size_of(desc.dtype);
   const bool corrects = desc.correction;
   s.labels = take_labels(carve, rows);
   if (memory) {
@@ -21,21 +21,22 @@ FilterSpace lay_out_filter(std::byte* memory, const PlanDesc& desc, std::int64_t
     s.kept = &figures->kept;
     s.left_out = &figures->left_out;
   }
-  if (programs.copies_c()) s.c = carve.take<std::byte>(desc.vocabulary, copied_row(desc), size);
+  if (programs.copies_c()) s.c = carve.take<std::byte>(programs.window(), copied_row(desc), size);
+  if (W < B) s.target = carve.take<std::int32_t>(P);
   s.compact = carve.take<std::byte>(P, copied_row(desc), size);
   s.g = carve.take<float>(P);
   if (desc.dtype == f16) s.largest = carve.take<float>(label_blocks(rows));
   s.scale = carve.take<float>(1);
   s.sum = carve.take<float>(P, D);
   s.keep = carve.take<std::int32_t>(B, R);
-  s.item_rank = carve.take<std::int32_t>(B, R);
-  s.column_rank = carve.take<std::int32_t>(B, R);
-  s.row_rank = carve.take<std::int32_t>(B + 1, R);
-  s.item_count = carve.take<std::int64_t>(B);
-  s.column_count = carve.take<std::int64_t>(B);
+  s.item_rank = carve.take<std::int32_t>(W, R);
+  s.column_rank = carve.take<std::int32_t>(W, R);
+  s.row_rank = carve.take<std::int32_t>(W + 1, R);
+  s.item_count = carve.take<std::int64_t>(W);
+  s.column_count = carve.take<std::int64_t>(W);
   s.kept_count = carve.take<std::int64_t>(B);
-  s.item_begin = carve.take<std::int64_t>(B + 1);
-  s.column_begin = carve.take<std::int64_t>(B + 1);
+  s.item_begin = carve.take<std::int64_t>(W + 1);
+  s.column_begin = carve.take<std::int64_t>(W + 1);
   s.block_left_out = carve.take<float>(B, R);
   s.lost = carve.take<float>(B);
   s.first = carve.take<std::int64_t>(ranges.count() + 1);
@@ -43,15 +44,15 @@ FilterSpace lay_out_filter(std::byte* memory, const PlanDesc& desc, std::int64_t
   if (corrects) {
     s.m = carve.take<std::byte>(B, P, size);
     s.cmean = carve.take<std::byte>(B, copied_row(desc), size);
-    s.added = carve.take<float>(B, D);
+    s.added = carve.take<float>(blocks_of(B, W) * W, D);
   }
   const std::int64_t hidden_blocks = blocks_of(D, blocks.grad_c_d);
-  if (hidden_blocks > std::numeric_limits<std::int32_t>::max() / B) {
+  if (hidden_blocks > std::numeric_limits<std::int32_t>::max() / W) {
     s.bytes = too_large;
     return s;
   }
-  s.list = take_list(carve, R, B, ranges.capacity);
-  s.written = take_list(carve, hidden_blocks, B, hidden_blocks * B);
+  s.list = take_list(carve, R, W, ranges.capacity);
+  s.written = take_list(carve, hidden_blocks, W, hidden_blocks * W);
   if (ranges.most_pieces > 0) {
     s.piece_begin = carve.take<std::int32_t>(R + 1);
     s.begin_of_piece = carve.take<std::int32_t>(ranges.pieces() + 1);
@@ -67,7 +68,9 @@ FilterSpace lay_out_filter(std::byte* memory, const PlanDesc& desc, std::int64_t
 FilterRanges choose_filter_ranges(const PlanDesc& desc, std::int64_t rows, const DevicePrograms& programs,
                                   std::size_t limit) {
   const kernels::Blocks& b = programs.blocks().backward;
-  FilterRanges r{.rows = label_blocks(rows) * kernels::label_block / b.n, .columns = blocks_of(desc.vocabulary, b.v)};
+  FilterRanges r{.rows = label_blocks(rows) * kernels::label_block / b.n,
+                 .columns = blocks_of(programs.window(), b.v),
+                 .all_columns = blocks_of(desc.vocabulary, b.v)};
   // Pieces may have a quarter of the memory, and a sum in f32 of all rows among it.
   const std::int64_t wanted = programs.blocks().pieces / blocks_of(desc.hidden, programs.blocks().grad_e_d);
   const auto piece_bytes = static_cast<std::size_t>(b.n * desc.hidden) * sizeof(float);

@@ -10,7 +10,8 @@ namespace kerf::runtime {
 
 /// How the kept tiles are cut into ranges of the vocabulary; sizes alone decide.
 struct FilterRanges {
-  std::int64_t rows, columns;    // blocks
+  std::int64_t rows, columns;    // blocks, of a window of the vocabulary
+  std::int64_t all_columns;      // of all of it
   std::int64_t capacity = 0;     // tiles that there is room for
   std::int64_t most_pieces = 0;  // the lists of rows are cut into about as many, or are not: 0
   std::int64_t pieces() const { return most_pieces > 0 ? most_pieces + rows : 0; }
@@ -26,18 +27,22 @@ struct FilterFigures {
 };
 struct FilterSpace {
   LabelSpace labels;
-  std::int64_t* kept;  // [1] FilterFigures
-  float* left_out;     // [1]
-  std::byte *c, *compact;
+  std::int64_t* kept;      // [1] FilterFigures
+  float* left_out;         // [1]
+  std::byte *c, *compact;  // of c a window
+  std::int32_t* target;    // [P] in a window, where there are several
   float *g, *largest, *scale;
-  float* sum;                                               // [P, D]
-  std::int32_t *keep, *item_rank, *column_rank, *row_rank;  // [B, R]; row_rank [B + 1, R]
-  std::int64_t *item_count, *column_count, *kept_count;     // [B]
-  std::int64_t *item_begin, *column_begin;                  // [B + 1]
-  float *block_left_out, *lost;                             // [B, R], [B]
-  std::int64_t *first, *range_rows;                         // [ranges + 1], [ranges]
-  std::byte *m, *cmean;                                     // [B, P], [B, D]
-  float* added;                                             // [B, D]
+  float* sum;                                        // [P, D]
+  std::int32_t* keep;                                // [B, R]
+  float* block_left_out;                             // [B, R]
+  std::int64_t* kept_count;                          // [B]
+  float* lost;                                       // [B]
+  std::int32_t *item_rank, *column_rank, *row_rank;  // [W, R] of a window; row_rank [W + 1, R]
+  std::int64_t *item_count, *column_count;           // [W]
+  std::int64_t *item_begin, *column_begin;           // [W + 1]
+  std::int64_t *first, *range_rows;                  // [ranges + 1], [ranges]
+  std::byte *m, *cmean;                              // [B, P], [B, D]
+  float* added;                                      // [B, D]
   ListSpace list, written;
   std::int32_t *piece_begin, *begin_of_piece, *piece_items;  // [R + 1], [pieces + 1]
   std::int64_t* piece_rows;                                  // [1]

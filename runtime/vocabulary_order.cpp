@@ -39,23 +39,26 @@ void VocabularyOrder::set(const std::vector<std::int64_t>& order, std::int64_t v
           fmt::format("{}: order[{}] and order[{}] are both {}; each token comes once", call, at, i, order[i]));
     at = static_cast<std::int32_t>(i);
   }
+  std::vector<std::int64_t> padded = order;
+  padded.resize(2 * order.size(), -1);
   if (device.type == DeviceType::cuda) {
     const auto gpu = cuda::Device::open(device.ordinal);
-    cuda::Buffer order_there(gpu, order.size() * sizeof(order[0])), place_there(gpu, place.size() * sizeof(place[0]));
-    order_there.upload(order.data(), order_there.bytes());
+    cuda::Buffer order_there(gpu, padded.size() * sizeof(order[0])), place_there(gpu, place.size() * sizeof(place[0]));
+    order_there.upload(padded.data(), order_there.bytes());
     place_there.upload(place.data(), place_there.bytes());
     gpu->synchronize();
     order_there_ = std::move(order_there);
     place_there_ = std::move(place_there);
   }
   device_ = device;
-  order_ = order;
+  vocabulary_ = vocabulary;
+  order_ = std::move(padded);
   place_ = std::move(place);
 }
 
-TensorRef VocabularyOrder::order() const {
+TensorRef VocabularyOrder::order(std::int64_t first, std::int64_t count) const {
   const void* data = device_.type == DeviceType::cuda ? order_there_.data() : order_.data();
-  return TensorRef(data, i64, {std::ssize(order_)}, device_);
+  return TensorRef(static_cast<const std::int64_t*>(data) + first, i64, {count}, device_);
 }
 TensorRef VocabularyOrder::place() const {
   const void* data = device_.type == DeviceType::cuda ? place_there_.data() : place_.data();

@@ -15,11 +15,14 @@ class VocabularyOrder {
   /// Throws UsageError, beginning with `call`, unless it is a permutation of [0, vocabulary). On a GPU waits until it
   /// has arrived.
   void set(const std::vector<std::int64_t>& order, std::int64_t vocabulary, Device device, const char* call);
-  TensorRef order() const;  // i64 [V]
+  TensorRef order() const { return order(0, vocabulary_); }  // i64 [V]
+  /// Part of it; past its end there are as many tokens again, all -1.
+  TensorRef order(std::int64_t first, std::int64_t count) const;
   TensorRef place() const;  // i32 [V]
 
  private:
   Device device_;
+  std::int64_t vocabulary_ = 0;
   std::vector<std::int64_t> order_;
   std::vector<std::int32_t> place_;
   cuda::Buffer order_there_, place_there_;

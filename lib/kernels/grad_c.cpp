@@ -26,11 +26,12 @@ Program grad_c(Shape s, Blocks b, DType out, bool accumulate, bool corrected) {
   if (!s.compact) rows = p.input("rows", i64, {N});
   if (s.dtype == f16) scale = p.input("scale", f32, {});
   Tensor order, added;
+  const Axis U = s.gather ? p.axis("U") : V;  // all tokens that dc has a row for
   if (s.gather) order = p.input("order", i64, {V});
   if (corrected) added = p.input("added", f32, {p.axis("B", vocabulary_blocks(s, b)), D});
   TileList kept = p.tile_list("kept", N, b.n, V, b.v), written = p.tile_list("written", D, b.d, V, b.v);
   Packed dz = p.packed_input("dz", s.dtype, kept, {V, N});
-  Tensor dc = accumulate ? p.inout("dc", out, {V, D}) : p.output("dc", out, {V, D});
+  Tensor dc = accumulate ? p.inout("dc", out, {U, D}) : p.output("dc", out, {U, D});
 
   auto [at, d, v] = p.parallel(written);
   Tile row;  // asked for before the sum, not waited for after it

@@ -173,6 +173,8 @@ Program forget_masses();
 
 /// target [P] = place [V] of it.
 Program place_targets(std::int64_t vocabulary);
+/// shifted [P] = target - first where that is in [0, tokens), else -1; first is the size of an axis.
+Program shift_targets(std::int64_t tokens);
 /// sum [S, D] f32 of block_n rows of e each.
 Program sum_rows(Shape s, std::int64_t block_n, std::int64_t block_d);
 /// score [V] f32: c times the sum over S of sum [S, D].

@@ -244,6 +244,16 @@ Program place_targets(std::int64_t vocabulary) {
   return p.finish();
 }
 
+Program shift_targets(std::int64_t tokens) {
+  ProgramBuilder p("shift_targets");
+  Axis P = p.axis("P"), first = p.axis("first");
+  Tensor target = p.input("target", i32, {P}), shifted = p.output("shifted", i32, {P});
+  Block n = p.parallel(P, 256);
+  Tile y = cast(load(target, n, fill(-1)), i64) - p.size(first);
+  store(shifted, n, cast(where(y >= 0 && y < tokens, y, -1), i32));
+  return p.finish();
+}
+
 Program sum_rows(Shape s, std::int64_t block_n, std::int64_t block_d) {
   ProgramBuilder p("sum_rows");
   Axis N = p.axis("N"), S = p.axis("S"), D = p.axis("D", s.hidden);
