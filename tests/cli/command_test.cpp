@@ -2,58 +2,17 @@
 #include <doctest/doctest.h>
 #include <fmt/format.h>
 #include <sys/wait.h>
+#include <unistd.h>
 
-#include <array>
 #include <cmath>
-#include <cstdio>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
-#include <memory>
-#include <nlohmann/json.hpp>
 #include <string>
 
-using nlohmann::json;
+#include "tests/cli/command.h"
 
-namespace {
-
-struct Result {
-  int code = -1;
-  std::string out;
-};
-
-/// Runs `kerf ARGUMENTS` under the shell, with standard error in place of standard output where asked for.
-Result kerf(const std::string& arguments, bool want_stderr = false, const std::string& environment = "") {
-  const std::string line = fmt::format("{} '{}' {} {}", environment, KERF_COMMAND, arguments,
-                                       want_stderr ? "2>&1 >/dev/null" : "2>/dev/null");
-  Result r;
-  FILE* const pipe = popen(line.c_str(), "r");
-  REQUIRE(pipe != nullptr);
-  std::array<char, 4096> buffer;
-  for (std::size_t n; (n = fread(buffer.data(), 1, buffer.size(), pipe)) > 0;) r.out.append(buffer.data(), n);
-  const int status = pclose(pipe);
-  r.code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
-  return r;
-}
-
-json kerf_json(const std::string& arguments) {
-  const Result r = kerf(arguments + " --json");
-  CAPTURE(arguments);
-  CAPTURE(r.out);
-  REQUIRE(r.code == 0);
-  return json::parse(r.out);
-}
-
-void refused(const std::string& arguments, int code, const std::string& text) {
-  const Result r = kerf(arguments, true);
-  CAPTURE(arguments);
-  CAPTURE(r.out);
-  CHECK(r.code == code);
-  CHECK(r.out.find(text) != std::string::npos);
-  CHECK(r.out.starts_with("kerf"));
-}
-
-}  // namespace
+using namespace cli;
 
 TEST_CASE("kerf check --json has every field that tools rely on, and passes") {
   for (const char* arguments : {"--dtype f32 --reduction none --seed 4", "--dtype bf16 --reduction mean --threads 1",

@@ -100,9 +100,9 @@ int bench(const BenchOptions& options) {
                  fmt::format("bench{} at {},{},{} in {}", options.table ? " --table" : "", spec.tokens, spec.hidden,
                              spec.vocabulary, name_of(spec.dtype))
                      .c_str());
-  const Problem problem = input.problem(spec);
+  const auto [problem, order] = make_case(input, spec, desc);
 
-  LossCall call(problem, desc);
+  LossCall call(problem, desc, order.tokens);
   const auto before_compiling = Clock::now();
   call.prepare();
   const double compile_ms = milliseconds(Clock::now() - before_compiling);
@@ -190,7 +190,7 @@ int bench(const BenchOptions& options) {
     out["matmul_warning"] = blas ? ordered_json(blas->warning()) : ordered_json(nullptr);
     out["forward_ratio"] = ratio(kerf.forward);
     out["both_ratio"] = ratio(kerf.both);
-    add_report(out, call);
+    add_report(out, call, desc, order);
     out["device"] = input.device;
     out["level"] = level_of(desc);
     out["threads"] = report.threads;
@@ -234,26 +234,47 @@ int bench(const BenchOptions& options) {
                                         blas->config().substr(0, blas->config().find(' ', 9)), blas->core())
                           : "no OpenBLAS found, so nothing to compare with: apt-get install libopenblas0-pthread");
   if (blas && !blas->warning().empty()) fmt::print("{}\n", blas->warning());
-  fmt::print("{}, {} ranges, kept {:.3f}, workspace {} forward, {} backward; compiled in {:.0f} ms\n",
-             name_of(report.strategy), report.ranges, call.filter_report().kept_share,
-             mib(static_cast<double>(call.workspace_bytes(false))),
-             mib(static_cast<double>(call.workspace_bytes(true))), compile_ms);
+  print_report(call, desc, order);
+  fmt::print("compiled in {:.0f} ms\n", compile_ms);
   return 0;
 }
 
 }  // namespace
 
-void add_report(ordered_json& to, const LossCall& call) {
+Case make_case(const InputOptions& input, const ProblemSpec& spec, const PlanDesc& desc) {
+  Problem problem = input.problem(spec);
+  VocabularyOrder order = choose_order(input, desc, problem);
+  if (!input.presorted) return {std::move(problem), std::move(order)};
+  problem = sorted_vocabulary(std::move(problem), order.tokens);
+  return {std::move(problem), {order.name, order.text + ", presorted", {}}};
+}
+
+void add_report(ordered_json& to, const LossCall& call, const PlanDesc& desc, const VocabularyOrder& order) {
   const PlanReport report = call.report();
   to["workspace_bytes"] = call.workspace_bytes();
   to["forward_workspace_bytes"] = call.workspace_bytes(false);
+  to["block_lse_bytes"] = call.block_lse_bytes();
   const FilterReport filter = call.filter_report();
+  to["filter"] = name_of(call.filters() ? desc.filter : Filter::off);
+  to["filter_threshold"] = desc.filter_threshold;
+  to["correction"] = call.filters() && desc.correction;
+  to["order"] = order.name;
+  to["order_text"] = order.text;
   to["kept_share"] = filter.kept_share;
   to["dropped_mass"] = filter.dropped_mass;
-  if (call.block_lse_bytes() > 0) to["block_lse_bytes"] = call.block_lse_bytes();
   to["ranges"] = report.ranges;
   to["blocks"] = report.blocks;
   to["strategy"] = name_of(report.strategy);
+}
+
+void print_report(const LossCall& call, const PlanDesc& desc, const VocabularyOrder& order) {
+  const PlanReport report = call.report();
+  if (call.filters()) fmt::print("{}\n", filter_text(desc, order, call.filter_report()));
+  fmt::print(
+      "{}, {} ranges, {}, workspace {} forward, {} backward{}\n", name_of(report.strategy), report.ranges,
+      report.blocks, mib(static_cast<double>(call.workspace_bytes(false))),
+      mib(static_cast<double>(call.workspace_bytes(true))),
+      call.filters() ? fmt::format(", block_lse of {} in both", mib(static_cast<double>(call.block_lse_bytes()))) : "");
 }
 
 void BenchOptions::put(const ordered_json& results) const {
@@ -266,6 +287,10 @@ void add_bench(CLI::App& app, Run& run) {
   CLI::App* verb = app.add_subcommand("bench", "time forward and backward beside a matrix product of the same size");
   auto& options = options_of<BenchOptions>(*verb, run, bench);
   options.input.add_to(*verb);
+  options.input.add_filter_to(*verb);
+  verb->add_flag("--presorted", options.input.presorted,
+                 "put the vocabulary in its order beforehand and measure with identity, as a trainer would that keeps "
+                 "it so");
   verb->add_option("--seconds", options.seconds,
                    "time to measure for; three rounds are made in any case, on a GPU five")
       ->capture_default_str()
@@ -276,7 +301,8 @@ void add_bench(CLI::App& app, Run& run) {
   verb->footer(
       "Spread is (90th - 10th percentile) / median. GFLOP/s count 2NDV for each of the three products of forward and\n"
       "backward, of rows that are not ignored.\n"
-      "Example: kerf bench --model gpt2 --tokens 1024 --table");
+      "Example: kerf bench --model gpt2 --tokens 1024 --table\n"
+      "Example: kerf bench --shape 1024,256,50000 --dtype bf16 --filter mass=2^-12 --order counts --presorted");
 }
 
 }  // namespace kerf::tools

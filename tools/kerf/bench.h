@@ -7,6 +7,7 @@
 
 #include "tools/kerf/loss_call.h"
 #include "tools/kerf/verbs.h"
+#include "tools/kerf/vocabulary.h"
 
 namespace kerf::tools {
 
@@ -40,8 +41,16 @@ class Times {
   std::vector<double> ms_;
 };
 
+/// The problem and the order of its vocabulary; with --presorted the problem lies in it and the plan is told none.
+struct Case {
+  Problem problem;
+  VocabularyOrder order;
+};
+Case make_case(const InputOptions& input, const ProblemSpec& spec, const PlanDesc& desc);
+
 /// What both tell of a call beside its times.
-void add_report(nlohmann::ordered_json& to, const LossCall& call);
+void add_report(nlohmann::ordered_json& to, const LossCall& call, const PlanDesc& desc, const VocabularyOrder& order);
+void print_report(const LossCall& call, const PlanDesc& desc, const VocabularyOrder& order);
 
 int bench_on_gpu(const BenchOptions& options);
 

@@ -12,7 +12,7 @@
 #include <vector>
 
 #include "kerf/error.h"
-#include "runtime/device_programs.h"
+#include "runtime/device_loss.h"
 #include "tools/kerf/bench.h"
 #include "tools/kerf/loss_call.h"
 #include "tools/support/cublas.h"
@@ -122,7 +122,8 @@ Compiled compile_apart(const PlanDesc& desc) {
   const Target target = runtime::target_of(desc);
   const bool boxed = runtime::reads_in_boxes(desc, target);
   runtime::DevicePrograms programs(
-      desc, boxed ? runtime::choose_boxed_blocks(shape, target) : runtime::choose_plain_blocks(shape), target);
+      desc, boxed ? runtime::choose_boxed_blocks(shape, target) : runtime::choose_plain_blocks(shape), target,
+      runtime::filters(desc));
   const std::vector<runtime::DeviceProgram> all = programs.all();
   Compiled c;
   c.programs.resize(all.size());
@@ -150,9 +151,9 @@ int bench_on_gpu(const BenchOptions& options) {
   if (spec.tokens < 1) throw UsageError("bench: N = 0 takes no time; give at least one token");
   const std::shared_ptr<const cuda::Device> gpu = cuda::Device::open(desc.device.ordinal);
   check_problem_size(spec, 2);
-  const Problem problem = input.problem(spec);
+  const auto [problem, order] = make_case(input, spec, desc);
   const Compiled compiled = compile_apart(desc);
-  LossCall call(problem, desc);
+  LossCall call(problem, desc, order.tokens);
   call.prepare();
   call.forward();
   call.backward();
@@ -201,7 +202,6 @@ int bench_on_gpu(const BenchOptions& options) {
       cuda::synchronize(*gpu, call.stream());
     }
 
-  const PlanReport report = call.report();
   const Subject* const ceiling = logits ? &subjects[0] : nullptr;
   const std::string cublas = blas ? blas->describe() : "";
   if (options.wants_json()) {
@@ -220,7 +220,7 @@ int bench_on_gpu(const BenchOptions& options) {
     }
     for (const Subject& s : subjects) out["host_us"][s.name] = 1000 * s.host.median();
     out["matmul"] = blas ? ordered_json(cublas) : ordered_json(nullptr);
-    add_report(out, call);
+    add_report(out, call, desc, order);
     out["device"] = input.device;
     out["device_name"] = gpu->info().name;
     out["driver"] = gpu->driver().version_text();
@@ -256,9 +256,7 @@ int bench_on_gpu(const BenchOptions& options) {
       burst_ms, gap.count());
   fmt::print("{}\n", blas ? fmt::format("matmul: z = e c^T of all rows in {} by {}", name_of(spec.dtype), cublas)
                           : "no cuBLAS found, so nothing to compare with: name libcublas.so.12 or .13 in KERF_CUBLAS");
-  fmt::print("{}, {} ranges, {}, workspace {} forward, {} backward\n", name_of(report.strategy), report.ranges,
-             report.blocks, mib(static_cast<double>(call.workspace_bytes(false))),
-             mib(static_cast<double>(call.workspace_bytes(true))));
+  print_report(call, desc, order);
   fmt::print("{} programs compiled in {:.0f} ms on all processors; the driver took {:.0f} ms of one\n",
              compiled.programs.size(), compiled.ms, compiled.jit_ms);
   for (const auto& [name, r] : compiled.programs)

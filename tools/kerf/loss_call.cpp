@@ -54,11 +54,12 @@ LossCall::Array LossCall::array(std::size_t bytes, bool fetched) const {
   return a;
 }
 
-LossCall::LossCall(const Problem& problem, const PlanDesc& desc)
+LossCall::LossCall(const Problem& problem, const PlanDesc& desc, const std::vector<std::int64_t>& order)
     : problem_(problem),
       gpu_(desc.device.type == DeviceType::cuda ? cuda::Device::open(desc.device.ordinal) : nullptr),
       plan_(desc) {
   if (gpu_) stream_.emplace(gpu_);
+  if (!order.empty()) plan_.set_order(order);
   const ProblemSpec& s = problem.spec;
   const bool per_row = s.reduction == Reduction::none;
   const std::int64_t losses = per_row ? s.tokens : 1;
@@ -75,7 +76,7 @@ LossCall::LossCall(const Problem& problem, const PlanDesc& desc)
     blocks = shape[0], padded = shape[1];
     block_lse_ = array(static_cast<std::size_t>(blocks * padded) * sizeof(float), false);
   }
-  workspace_ = array(workspace_bytes(), false);
+  workspace_ = array(workspace_bytes() - block_lse_.bytes, false);
   poison();
 
   const auto tensor = [&](const void* data, DType dtype, std::initializer_list<std::int64_t> shape) {

@@ -15,7 +15,8 @@ namespace kerf::tools {
 
 class LossCall {
  public:
-  LossCall(const Problem& problem, const PlanDesc& desc);
+  /// `order`: of the vocabulary, for Order::given.
+  LossCall(const Problem& problem, const PlanDesc& desc, const std::vector<std::int64_t>& order = {});
 
   void prepare() { plan_.prepare(); }
   /// Fills all outputs and the workspace with NaN and what lies behind them with a pattern.
@@ -35,8 +36,12 @@ class LossCall {
   FilterReport filter_report() const {
     return plan_.filters() ? plan_.filter_report(backward_.workspace, stream()) : FilterReport{};
   }
+  bool filters() const { return plan_.filters(); }
   std::size_t block_lse_bytes() const { return block_lse_.bytes; }
-  std::size_t workspace_bytes(bool backward) const { return plan_.workspace_bytes(problem_.spec.tokens, backward); }
+  /// What a direction asks for beside inputs and results, block_lse among it.
+  std::size_t workspace_bytes(bool backward) const {
+    return plan_.workspace_bytes(problem_.spec.tokens, backward) + block_lse_.bytes;
+  }
   std::size_t workspace_bytes() const { return std::max(workspace_bytes(false), workspace_bytes(true)); }
   const float* loss() const { return loss_.host.as<float>(); }
   const float* lse() const { return lse_.host.as<float>(); }

@@ -2,9 +2,12 @@
 
 #include <algorithm>
 #include <charconv>
+#include <cmath>
+#include <optional>
 
 #include "kerf/error.h"
 #include "runtime/cuda/device.h"
+#include "runtime/device_loss.h"
 #include "tools/kerf/verbs.h"
 #include "tools/support/models.h"
 
@@ -53,14 +56,97 @@ Problem InputOptions::problem(const ProblemSpec& spec) const {
   return data.empty() ? random_problem(spec) : problem_from_data(spec, data);
 }
 
+void InputOptions::add_filter_to(CLI::App& verb) {
+  verb.add_option(
+          "--filter", filter,
+          "auto, off, mass, mass=X or max=X: what a tile of dz needs to be kept, X as in 2^-12 or 0.000244; max "
+          "is the rule of cut-cross-entropy, without a correction")
+      ->capture_default_str();
+  verb.add_flag("--no-correction", no_correction, "leave out what the correction would put in place of dropped tiles");
+  verb.add_option("--order", order,
+                  "order of the vocabulary: auto (by c times the mean of e), identity, counts (of targets), meanprob "
+                  "(mean probability in other rows), norms (of rows of c), or a file of token ids (.npy or text)");
+}
+
 namespace {
+
 Strategy strategy_from_name(const std::string& name) {
   for (const Strategy s : {Strategy::automatic, Strategy::exact_recompute, Strategy::min_memory, Strategy::filtered})
     if (name == name_of(s)) return s;
   throw UsageError(
       fmt::format("--strategy {}: is no strategy; they are automatic, exact_recompute, min_memory, filtered", name));
 }
+
+/// "0.000244", "2.44e-4" or "2^-12"; nothing where it is none of them.
+std::optional<double> parse_threshold(std::string_view text) {
+  const char* const end = text.data() + text.size();
+  if (text.starts_with("2^")) {
+    int exponent = 0;
+    const auto [stop, error] = std::from_chars(text.data() + 2, end, exponent);
+    if (error != std::errc{} || stop != end) return {};
+    return std::ldexp(1.0, exponent);
+  }
+  double x = 0;
+  const auto [stop, error] = std::from_chars(text.data(), end, x);
+  if (error != std::errc{} || stop != end) return {};
+  return x;
+}
+
+/// Refuses what contradicts itself before any work is done.
+void check_filter(const InputOptions& o, const PlanDesc& d) {
+  const bool exact = d.strategy == Strategy::exact_recompute || d.strategy == Strategy::min_memory;
+  if (exact && d.filter != Filter::automatic && d.filter != Filter::off)
+    throw UsageError(
+        fmt::format("--filter {}: --strategy {} filters nothing; leave one of the two out", o.filter, o.strategy));
+  if (d.strategy == Strategy::filtered && d.filter == Filter::off)
+    throw UsageError("--strategy filtered: --filter off leaves nothing to filter; leave one of the two out");
+  if (runtime::filters(d)) {
+    if (o.presorted && o.order == "identity")
+      throw UsageError("--presorted: --order identity leaves nothing to sort by; name another order");
+    return;
+  }
+  const std::string option = o.no_correction    ? "--no-correction"
+                             : !o.order.empty() ? "--order " + o.order
+                             : o.presorted      ? "--presorted"
+                                                : "";
+  if (option.empty()) return;
+  if (exact || d.filter == Filter::off)
+    throw UsageError(fmt::format("{}: nothing is filtered with {}; leave it out", option,
+                                 exact ? "--strategy " + o.strategy : "--filter off"));
+  throw UsageError(fmt::format(
+      "{}: nothing is filtered: --filter auto leaves {} with V = {} alone (it filters bf16 and f16 from V = "
+      "16384 on); add --filter mass",
+      option, name_of(d.dtype), d.vocabulary));
+}
+
 }  // namespace
+
+void parse_filter(const std::string& text, PlanDesc& d) {
+  const std::size_t sign = text.find('=');
+  const std::string rule = text.substr(0, sign);
+  const bool mass = rule == "mass", max = rule == "max";
+  if (text == "auto" || text == "off") {
+    d.filter = text == "off" ? Filter::off : Filter::automatic;
+    return;
+  }
+  if (!mass && !max)
+    throw UsageError(
+        fmt::format("--filter {}: is no filter; they are auto, off, mass, mass=X and max=X, X as in 2^-12", text));
+  d.filter = mass ? Filter::mass : Filter::largest;
+  if (max) d.correction = false;
+  if (sign == std::string::npos) {
+    if (max) throw UsageError("--filter max: needs the least probability that matters, as in --filter max=2^-12");
+    return;
+  }
+  const std::string number = text.substr(sign + 1);
+  const std::optional<double> x = parse_threshold(number);
+  if (!x)
+    throw UsageError(fmt::format("--filter {}: '{}' is no number; write 2^-12, 0.000244 or 2.44e-4", text, number));
+  if (!(*x > 0 && *x <= 1))
+    throw UsageError(
+        fmt::format("--filter {}: a threshold is above 0 and at most 1; --filter off keeps every tile", text));
+  d.filter_threshold = *x;
+}
 
 PlanDesc InputOptions::desc(const ProblemSpec& spec) const {
   PlanDesc d;
@@ -70,6 +156,11 @@ PlanDesc InputOptions::desc(const ProblemSpec& spec) const {
   d.reduction = spec.reduction;
   d.ignore_index = Problem::ignore_index;
   d.strategy = strategy_from_name(strategy);
+  parse_filter(filter, d);
+  if (no_correction) d.correction = false;
+  d.order = presorted || order == "identity"   ? Order::identity
+            : order.empty() || order == "auto" ? Order::automatic
+                                               : Order::given;
   d.threads = threads;
   d.device = device_from_name(device);
   const bool gpu = d.device.type == DeviceType::cuda;
@@ -77,6 +168,7 @@ PlanDesc InputOptions::desc(const ProblemSpec& spec) const {
     d.workspace_limit = std::max<std::size_t>(1, static_cast<std::size_t>(workspace_mib * (1 << 20)));
   if (!arch.empty() && !gpu) throw UsageError(fmt::format("--arch {}: is of a GPU; add --device cuda", arch));
   if (!arch.empty()) d.arch = Target::cuda(arch).cpu;
+  check_filter(*this, d);
   return d;
 }
 

@@ -31,6 +31,8 @@ Options& options_of(CLI::App& verb, Run& run, int (*action)(const Options&)) {
 /// What check and bench compute the loss of.
 struct InputOptions {
   std::string shape, model, dtype = "f32", device = "cpu", arch, reduction = "mean", strategy = "automatic", data;
+  std::string filter = "auto", order;  // order empty: not given, which means auto
+  bool no_correction = false, presorted = false;
   std::int64_t tokens = 1024;
   std::uint64_t seed = 0;
   double ignored = -1;        // negative: not given
@@ -38,12 +40,17 @@ struct InputOptions {
   int threads = 0;
 
   void add_to(CLI::App& verb);
+  /// --filter, --no-correction, --order.
+  void add_filter_to(CLI::App& verb);
   /// `ignored_default`: the share of ignored rows in random input where none was asked for.
   ProblemSpec spec(double ignored_default) const;
   Problem problem(const ProblemSpec& spec) const;
   PlanDesc desc(const ProblemSpec& spec) const;
 };
 
+/// "auto", "off", "mass", "mass=2^-12", "max=0.0002": the filter and its threshold. max= is the rule of
+/// cut-cross-entropy, which has no correction.
+void parse_filter(const std::string& text, PlanDesc& desc);
 /// "cpu", "cuda" (the first GPU) or "cuda:1".
 Device device_from_name(const std::string& name);
 /// What kernels of the plan are generated for: "avx512bf16", "sm_90a".

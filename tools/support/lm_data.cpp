@@ -101,22 +101,22 @@ LmData read_lm_data(const std::string& folder) {
 
   const std::string path = find(folder, {"targets_i32", "targets_i64"})[0];
   const NpyArray t = read_npy(path);
-  require_rank(t, 1, path, "one axis, [tokens]");
-  if ((t.type != NpyType::i4 && t.type != NpyType::i8) || t.elements() != data.tokens)
-    throw UsageError(fmt::format("{}: is {}; expected int32 or int64 [{}], one for each hidden state", path,
-                                 t.describe(), data.tokens));
-  data.target.resize(static_cast<std::size_t>(data.tokens));
-  for (std::size_t n = 0; n < data.target.size(); ++n) {
-    if (t.type == NpyType::i4) {
-      std::int32_t x = 0;
-      std::memcpy(&x, t.bytes.data() + 4 * n, 4);
-      data.target[n] = x;
-    } else {
-      std::memcpy(&data.target[n], t.bytes.data() + 8 * n, 8);
-    }
+  const std::string of_hidden = fmt::format("[{}], one for each hidden state", data.tokens);
+  data.target = integers(t, path, of_hidden.c_str());
+  if (std::ssize(data.target) != data.tokens)
+    throw UsageError(fmt::format("{}: is {}; expected int32 or int64 {}", path, t.describe(), of_hidden));
+  for (std::size_t n = 0; n < data.target.size(); ++n)
     if (data.target[n] < 0 || data.target[n] >= data.vocabulary)
       throw UsageError(fmt::format("{}: target {} of row {} is outside the vocabulary of {}", path, data.target[n], n,
                                    data.vocabulary));
+  const fs::path counts = fs::path(folder) / "token_counts_i64.npy";
+  if (fs::exists(counts, error)) {
+    const NpyArray array = read_npy(counts.string());
+    const std::string of_token = fmt::format("[{}], one for each token", data.vocabulary);
+    data.count = integers(array, counts.string(), of_token.c_str());
+    if (std::ssize(data.count) != data.vocabulary)
+      throw UsageError(
+          fmt::format("{}: is {}; expected int32 or int64 {}", counts.string(), array.describe(), of_token));
   }
   return data;
 }

@@ -147,6 +147,20 @@ std::int64_t NpyArray::elements() const {
 
 std::string NpyArray::describe() const { return fmt::format("{} [{}]", of(type).name, fmt::join(shape, ", ")); }
 
+std::vector<std::int64_t> integers(const NpyArray& a, const std::string& path, const char* meaning) {
+  if (a.shape.size() != 1 || (a.type != NpyType::i4 && a.type != NpyType::i8))
+    throw UsageError(fmt::format("{}: is {}; expected int32 or int64 {}", path, a.describe(), meaning));
+  std::vector<std::int64_t> out(static_cast<std::size_t>(a.elements()));
+  for (std::size_t i = 0; i < out.size(); ++i) {
+    std::int32_t narrow = 0;
+    if (a.type == NpyType::i8)
+      std::memcpy(&out[i], a.bytes.data() + 8 * i, 8);
+    else
+      std::memcpy(&narrow, a.bytes.data() + 4 * i, 4), out[i] = narrow;
+  }
+  return out;
+}
+
 NpyHeader parse_npy_header(std::string_view text, const std::string& path) { return HeaderParser(text, path).parse(); }
 
 NpyArray read_npy(const std::string& path) {

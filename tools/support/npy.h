@@ -23,6 +23,9 @@ struct NpyArray {
 /// Throws UsageError, naming the file and what is wrong with it, for anything but a whole well-formed array.
 NpyArray read_npy(const std::string& path);
 
+/// The numbers of one axis of int32 or int64; `meaning` says in an error what was expected.
+std::vector<std::int64_t> integers(const NpyArray& array, const std::string& path, const char* meaning);
+
 struct NpyHeader {
   NpyType type;
   std::vector<std::int64_t> shape;
