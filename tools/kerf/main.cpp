@@ -22,6 +22,7 @@ int main(int argc, char** argv) {
   Run run;
   add_check(app, run);
   add_bench(app, run);
+  add_filter_study(app, run);
   add_emit(app, run);
   add_doctor(app, run);
 
@@ -36,7 +37,7 @@ int main(int argc, char** argv) {
   };
   try {
     if (argc > 1 && argv[1][0] != '-' && !known(argv[1]))
-      return fail(2, "", fmt::format("no verb '{}'; the verbs are check, bench, emit, doctor", argv[1]));
+      return fail(2, "", fmt::format("no verb '{}'; the verbs are check, bench, filter-study, emit, doctor", argv[1]));
     app.parse(argc, argv);
     return run();
   } catch (const CLI::ParseError& e) {

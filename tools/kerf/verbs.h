@@ -17,6 +17,7 @@ namespace kerf::tools {
 using Run = std::function<int()>;
 void add_check(CLI::App& app, Run& run);
 void add_bench(CLI::App& app, Run& run);
+void add_filter_study(CLI::App& app, Run& run);
 void add_emit(CLI::App& app, Run& run);
 void add_doctor(CLI::App& app, Run& run);
 

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <csignal>
 
 namespace kerf::tools {
 
@@ -30,18 +31,38 @@ void Progress::add(std::int64_t steps) {
              share * 100, left);
 }
 
-void exit_on_interrupt() {
+namespace {
+
+volatile std::sig_atomic_t interrupted = 0;
+
+void on_interrupt(void (*handler)(int)) {
   struct sigaction old = {};
   if (sigaction(SIGINT, nullptr, &old) != 0 || old.sa_handler == SIG_IGN) return;  // started in the background
   struct sigaction action = {};
-  action.sa_handler = [](int) {
-    if (isatty(STDERR_FILENO) == 1) {
-      constexpr char clear[] = "\r\033[K\033[?25h";
-      [[maybe_unused]] const auto written = write(STDERR_FILENO, clear, sizeof(clear) - 1);
-    }
-    _exit(130);
-  };
+  action.sa_handler = handler;
   sigaction(SIGINT, &action, nullptr);
 }
+
+void clear_and_exit(int) {
+  if (isatty(STDERR_FILENO) == 1) {
+    constexpr char clear[] = "\r\033[K\033[?25h";
+    [[maybe_unused]] const auto written = write(STDERR_FILENO, clear, sizeof(clear) - 1);
+  }
+  _exit(130);
+}
+
+}  // namespace
+
+void exit_on_interrupt() { on_interrupt(clear_and_exit); }
+
+CaughtInterrupt::CaughtInterrupt() {
+  interrupted = 0;
+  on_interrupt([](int) {
+    if (interrupted) clear_and_exit(SIGINT);
+    interrupted = 1;
+  });
+}
+
+bool CaughtInterrupt::arrived() const { return interrupted != 0; }
 
 }  // namespace kerf::tools

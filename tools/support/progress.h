@@ -33,4 +33,14 @@ class Progress {
 /// On Ctrl-C: clears the line, shows the cursor, exits with 130.
 void exit_on_interrupt();
 
+/// While it lives, the first Ctrl-C is only remembered; a second one ends the process as above.
+class CaughtInterrupt {
+ public:
+  CaughtInterrupt();
+  ~CaughtInterrupt() { exit_on_interrupt(); }
+  CaughtInterrupt(const CaughtInterrupt&) = delete;
+  CaughtInterrupt& operator=(const CaughtInterrupt&) = delete;
+  bool arrived() const;
+};
+
 }  // namespace kerf::tools
