@@ -144,8 +144,7 @@ struct DeviceLoss::FilteredCall {
     call.compact_rows(a.e, rows, compact);
     decide();
     if (ranges.most_pieces > 0 && a.de.given())
-      call.run(DeviceProgram::count_up,
-               {.tensors = {{"items", call.at(space.piece_items, i32, {ranges.pieces() + 1})}}});
+      call.run(DeviceProgram::count_up, {.tensors = {{"items", call.at(space.counting, i32, {ranges.pieces() + 1})}}});
     for (std::int64_t first = 0; first < B; first += ranges.columns) {
       const Window w = window(first);
       rank(w);
@@ -308,12 +307,29 @@ struct DeviceLoss::FilteredCall {
       return;
     }
     const std::int64_t S = ranges.pieces();
-    call.run(DeviceProgram::cut_rows, {.tensors = {{"row_begin", call.at(list.row_begin, i32, {R + 1})},
-                                                   {"piece_begin", call.at(space.piece_begin, i32, {R + 1})},
+    const TensorRef row_begin = call.at(list.row_begin, i32, {R + 1});
+    const TensorRef start = call.at(space.piece_start, i32, {ranges.most_pieces, R});
+    call.run(DeviceProgram::cut_rows, {.tensors = {{"row_begin", row_begin},
+                                                   {"start", start},
                                                    {"begin", call.at(space.begin_of_piece, i32, {S + 1})},
+                                                   {"piece_begin", call.at(space.piece_begin, i32, {R + 1})},
+                                                   {"piece_items", call.at(space.piece_items, i32, {S + 1})},
+                                                   {"piece_row", call.at(space.piece_row, i32, {S + 1})},
+                                                   {"count", call.at(space.piece_count, i32, {1})},
                                                    {"rows", call.at(space.piece_rows, i64, {1})}},
-                                       .axes = {{"R", R}, {"most", ranges.most_pieces}}});
+                                       .axes = {{"R2", R}}});
+    const std::int64_t K = list.count;
+    call.run(DeviceProgram::place_items, {.tensors = {{"row_begin", row_begin},
+                                                      {"row_items", call.at(list.row_items, i32, {K})},
+                                                      {"row", call.at(list.row, i32, {K})},
+                                                      {"start", start},
+                                                      {"piece_begin", call.at(space.piece_begin, i32, {R + 1})},
+                                                      {"piece_items", call.at(space.piece_items, i32, {S + 1})},
+                                                      {"item_piece", call.at(space.item_piece, i32, {K})},
+                                                      {"items", call.at(space.items_of_pieces, i32, {K})}}});
+    list.row = space.item_piece;
     list.row_begin = space.begin_of_piece;
+    list.row_items = space.items_of_pieces;
     const TensorRef part = call.at(space.part, f32, {S * b.n, D});
     LaunchArgs pieces{.tensors = {{"c", w.c}, {"dz", dz}, {"sum", part}},
                       .lists = {{"kept", list}},
@@ -321,12 +337,13 @@ struct DeviceLoss::FilteredCall {
     gather(w, pieces);
     call.run(DeviceProgram::grad_e_begin, pieces);
     const TileListRef of_rows{.count = S,
-                              .row = space.piece_items,
-                              .column = space.piece_items,
+                              .row = space.piece_row,
+                              .column = space.counting,
                               .row_begin = space.piece_begin,
                               .row_items = space.piece_items,
-                              .column_begin = space.begin_of_piece,
-                              .column_items = space.piece_items};
+                              .column_begin = space.counting,
+                              .column_items = space.counting,
+                              .device_count = space.piece_count};
     call.run(begins ? DeviceProgram::sum_pieces : DeviceProgram::sum_pieces_add,
              {.tensors = {{"part", part}, {"sum", sum}},
               .lists = {{"pieces", of_rows}},

@@ -65,6 +65,7 @@ constexpr std::string_view names[device_programs] = {
     "keep_all",
     "forget_masses",
     "cut_rows",
+    "place_items",
     "count_up",
     "sum_pieces",
     "sum_pieces_add",
@@ -127,6 +128,7 @@ bool DevicePrograms::used(DeviceProgram which) const {
     case DeviceProgram::keep_all:
     case DeviceProgram::forget_masses:
     case DeviceProgram::cut_rows:
+    case DeviceProgram::place_items:
     case DeviceProgram::count_up:
     case DeviceProgram::sum_pieces_add: return filtered_;
     case DeviceProgram::sum_pieces: return filtered_ && !corrects_e;
@@ -266,6 +268,7 @@ Program DevicePrograms::record(DeviceProgram which) const {
     case DeviceProgram::keep_all: return kernels::keep_all();
     case DeviceProgram::forget_masses: return kernels::forget_masses();
     case DeviceProgram::cut_rows: return kernels::cut_rows(backward.n);
+    case DeviceProgram::place_items: return kernels::place_items();
     case DeviceProgram::count_up: return kernels::count_up();
     case DeviceProgram::sum_pieces: return kernels::sum_pieces(compact, with_d(backward, 32), false);
     case DeviceProgram::sum_pieces_add: return kernels::sum_pieces(compact, with_d(backward, 32), true);

@@ -68,6 +68,7 @@ enum class DeviceProgram : std::uint8_t {
   keep_all,  // calls that cannot filter: c lies where boxes cannot read it
   forget_masses,
   cut_rows,
+  place_items,
   count_up,
   sum_pieces,
   sum_pieces_add,
@@ -81,7 +82,7 @@ enum class DeviceProgram : std::uint8_t {
   sum_rows,
   score_rows,
 };
-inline constexpr std::size_t device_programs = 65;
+inline constexpr std::size_t device_programs = 66;
 /// What keep_tiles goes by on a side of a plan that filters.
 double filter_eps(const PlanDesc& desc, const kernels::Blocks& blocks);
 /// Bytes that a filtered backward on a GPU may ask for.

@@ -57,6 +57,12 @@ FilterSpace lay_out_filter(std::byte* memory, const PlanDesc& desc, std::int64_t
     s.piece_begin = carve.take<std::int32_t>(R + 1);
     s.begin_of_piece = carve.take<std::int32_t>(ranges.pieces() + 1);
     s.piece_items = carve.take<std::int32_t>(ranges.pieces() + 1);
+    s.piece_start = carve.take<std::int32_t>(ranges.most_pieces, R);
+    s.items_of_pieces = carve.take<std::int32_t>(ranges.capacity);
+    s.item_piece = carve.take<std::int32_t>(ranges.capacity);
+    s.piece_row = carve.take<std::int32_t>(ranges.pieces() + 1);
+    s.counting = carve.take<std::int32_t>(ranges.pieces() + 1);
+    s.piece_count = carve.take<std::int32_t>(1);
     s.piece_rows = carve.take<std::int64_t>(1);
     s.part = carve.take<float>(ranges.pieces(), blocks.backward.n, D);
   }

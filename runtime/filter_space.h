@@ -44,9 +44,12 @@ struct FilterSpace {
   std::byte *m, *cmean;                              // [B, P], [B, D]
   float* added;                                      // [B, D]
   ListSpace list, written;
-  std::int32_t *piece_begin, *begin_of_piece, *piece_items;  // [R + 1], [pieces + 1]
-  std::int64_t* piece_rows;                                  // [1]
-  float* part;                                               // [pieces, b.n, D]
+  std::int32_t *piece_begin, *piece_items, *piece_start;  // [R + 1], [pieces + 1], [most_pieces, R]
+  std::int32_t *begin_of_piece, *piece_row, *counting;    // [pieces + 1]
+  std::int32_t *items_of_pieces, *item_piece;             // [capacity]
+  std::int32_t* piece_count;                              // [1]
+  std::int64_t* piece_rows;                               // [1]
+  float* part;                                            // [pieces, b.n, D]
   std::byte* dz;
   std::size_t bytes;
 };

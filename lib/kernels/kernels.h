@@ -144,10 +144,14 @@ Program rank_columns(Sides sides, std::int64_t block_n);
 Program rank_rows(Sides sides, std::int64_t block_n);
 /// count [B] -> begin [Q] i64.
 Program begin_columns();
-/// A range's row_begin [R + 1], and count [1] of its tiles, -> the rows of its list cut into pieces of equal length, so
-/// that there are about `most` pieces and one more for each row: piece_begin [R + 1] i32, the pieces of each row; begin
-/// [S] i32, where each begins among row_items; rows [1] i64, block_n times their number. most is the size of an axis.
+/// The rows of a list, row_begin [R + 1], cut into pieces of equal length, about `most` and one more for each row; the
+/// first piece of each row comes first, then the second: start [most, R] i32, where the items of a row's pieces begin;
+/// begin [S] i32, the same by pieces; piece_row [S] i32, the row of each; piece_begin [R + 1], piece_items [S] i32, the
+/// pieces of each row; count [1] i32, rows [1] i64,
+/// their number and block_n times that. most is the size of an axis, R2 has that of R.
 Program cut_rows(std::int64_t block_n);
+/// row_items [K] of the list, by pieces: items [K] i32; item_piece [K] i32, the piece of each item.
+Program place_items();
 /// items [S] i32: 0, 1, 2, ...
 Program count_up();
 /// sum [N, D] f32 (+)= the pieces of each row of blocks in the list `pieces`, in order; part [M, D] f32, b.n rows each.

@@ -155,27 +155,70 @@ Program list_kept(Sides sides, std::int64_t block_n) {
   return p.finish();
 }
 
+namespace {
+
+/// Pieces of a row have this many tiles, the last fewer: all of them over the size of `most`.
+Tile piece_length(ProgramBuilder& p, Axis most, Tile tiles) {
+  return max((tiles + p.size(most) - 1) / p.size(most), 1);
+}
+
+}  // namespace
+
 Program cut_rows(std::int64_t block_n) {
   ProgramBuilder p("cut_rows");
-  Axis R = p.axis("R"), A = p.axis("A"), S = p.axis("S"), most = p.axis("most"), one = p.axis("one", 1);
-  Tensor row_begin = p.input("row_begin", i32, {A}), piece_begin = p.output("piece_begin", i32, {A});
-  Tensor begin = p.output("begin", i32, {S}), rows = p.output("rows", i64, {one});
-  Block s = p.parallel(S, 16);
-  Tile all = cast(load(row_begin, p.size(R)), i64), length = max((all + p.size(most) - 1) / p.size(most), 1);
-  // Where a row's pieces begin among all: sums of what lies above, 64 rows at a time.
-  Tile none = full(s, 0, i64);
-  auto [pieces, first] = p.loop(R, 64, carry(p.size(R) * 0, none), [&](Block r, Tile before, Tile first) {
-    Tile from = cast(load(row_begin, r.index()), i64), to = cast(load(row_begin, r.index() + 1), i64);
-    Tile own = where(r.in_bounds(), (to - from + length - 1) / length, 0), here = before + running_sum(own, R) - own;
-    store(piece_begin, where(s.number() == 0, r.index(), -1), cast(here, i32));
-    // The last row that begins at or before piece s and has pieces.
-    Tile mine = here <= s.index() && s.index() < here + own;
-    Tile start = reduce_sum(where(mine, from + (s.index() - here) * length, 0), R);
-    return carry(before + reduce_sum(own, R), first + start);
-  });
-  store(piece_begin, where(s.number() == 0, p.size(R), -1), cast(pieces, i32));
-  store(begin, s, cast(where(s.index() < pieces, first, all), i32));
-  store(rows, s.index(), pieces * block_n + none);  // by one: the others' index lies outside
+  Axis most = p.axis("most"), R = p.axis("R"), A = p.axis("A"), S = p.axis("S"), above_axis = p.axis("R2");
+  Axis one = p.axis("one", 1);
+  Tensor row_begin = p.input("row_begin", i32, {A});
+  Tensor start = p.output("start", i32, {most, R}), begin = p.output("begin", i32, {S});
+  Tensor piece_begin = p.output("piece_begin", i32, {A}), piece_items = p.output("piece_items", i32, {S});
+  Tensor piece_row = p.output("piece_row", i32, {S}), rows = p.output("rows", i64, {one});
+  Tensor piece_count = p.output("count", i32, {one});
+  Block s = p.parallel(most, 8), r = p.parallel(R, 16);
+  Tile all = cast(load(row_begin, p.size(R)), i64), length = piece_length(p, most, all);
+  const auto tiles = [&](Tile row) { return cast(load(row_begin, row + 1) - load(row_begin, row), i64); };
+  const auto pieces = [&](Tile count) { return (count + length - 1) / length; };
+  Tile none = full(s, r, 0, i64), skipped = s.index() * length;
+  // First pieces of all rows come before second ones. Of the rows (r2), with as many tiles and pieces as they have:
+  // items and pieces that come before piece s of row r, and pieces of rows above r.
+  auto [items, number, of_above] =
+      p.loop(above_axis, 16, carry(none, none, none), [&](Block r2, Tile items, Tile number, Tile of_above) {
+        Tile count = where(r2.in_bounds(), tiles(r2.index()), 0), above = r2.index() < r.index();
+        Tile here = min(max(count - skipped, 0), length);
+        const auto add = [&](Tile before, Tile x) { return reduce_sum(before + where(above, x, 0), above_axis); };
+        return carry(items + add(min(count, skipped), here),
+                     number + add(min(pieces(count), s.index()), where(here > 0, 1, here)),
+                     of_above + reduce_sum(where(above, pieces(count) + none, 0), above_axis));
+      });
+  Tile own = tiles(r.index()), exists = pieces(own) > s.index();
+  store(start, s, r, cast(items, i32));
+  store(begin, where(exists, number, -1), cast(items, i32));
+  store(piece_row, where(exists, number, -1), cast(r.index() + none, i32));
+  store(piece_items, where(exists, of_above + s.index(), -1), cast(number, i32));
+  Tile first = s.index() == 0;
+  store(piece_begin, where(first, r.index() + none, -1), cast(of_above, i32));
+  // The last row's first piece tells how many there are.
+  Tile last = first && r.index() == p.size(R) - 1, total = of_above + pieces(own);
+  store(piece_begin, where(last, p.size(R), -1), cast(total, i32));
+  store(begin, where(last, total, -1), cast(none + all, i32));
+  store(rows, where(last, 0, none - 1), total * block_n);
+  store(piece_count, where(last, 0, none - 1), cast(total, i32));
+  return p.finish();
+}
+
+Program place_items() {
+  ProgramBuilder p("place_items");
+  Axis K = p.axis("K"), most = p.axis("most"), R = p.axis("R"), A = p.axis("A");
+  Tensor row_begin = p.input("row_begin", i32, {A}), row_items = p.input("row_items", i32, {K});
+  Tensor row = p.input("row", i32, {K}), start = p.input("start", i32, {most, R});
+  Axis S = p.axis("S");
+  Tensor piece_begin = p.input("piece_begin", i32, {A}), piece_items = p.input("piece_items", i32, {S});
+  Tensor items = p.output("items", i32, {K}), item_piece = p.output("item_piece", i32, {K});
+  Block k = p.parallel(K, 256);
+  Tile all = cast(load(row_begin, p.size(R)), i64), length = piece_length(p, most, all), in = k.index() < all;
+  Tile item = load(row_items, k), r = where(in, load(row, item), -1);
+  Tile nth = k.index() - cast(load(row_begin, r), i64), piece = nth / length;
+  store(items, where(in, cast(load(start, piece, r), i64) + nth - piece * length, -1), item);
+  store(item_piece, where(in, item, -1), load(piece_items, cast(load(piece_begin, r), i64) + piece));
   return p.finish();
 }
 

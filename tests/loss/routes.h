@@ -27,7 +27,8 @@ inline constexpr runtime::DeviceBlocks small_blocks{.forward = {.n = 32, .v = 64
                                                     .grad_c_d = 16,
                                                     .tall = {.n = 48, .v = 32, .d = 16, .split = 2},
                                                     .band = 3,
-                                                    .boxed = true};
+                                                    .boxed = true,
+                                                    .pieces = 12};
 inline constexpr runtime::DeviceBlocks smaller_blocks{.forward = {.n = 16, .v = 32, .d = 32, .split = 3},
                                                       .backward = {.n = 16, .v = 32, .d = 32, .split = 3},
                                                       .grad_e_d = 16,
