@@ -46,6 +46,7 @@ struct Steps {
     void backward(const BackwardArgs& a) { loss_.backward(a, {}); }
     std::array<std::int64_t, 2> block_lse_shape(std::int64_t rows) const { return loss_.block_lse_shape(rows); }
     void set_order(const std::vector<std::int64_t>& order) { loss_.set_order(order, "set_order"); }
+    void refresh_order(const TensorRef& e, const TensorRef& c) { loss_.find_order(e, c, "refresh_order", {}); }
     FilterReport filter_report(const TensorRef& workspace) const { return loss_.filter_report(workspace, {}); }
 
    private:
@@ -63,6 +64,12 @@ struct Gpu {
     }
     std::array<std::int64_t, 2> block_lse_shape(std::int64_t rows) const { return plan_.block_lse_shape(rows); }
     void set_order(const std::vector<std::int64_t>& order) { plan_.set_order(order); }
+    void refresh_order(TensorRef e, TensorRef c) {
+      Copies copies(*this);
+      copies.place(e, false);
+      copies.place(c, false);
+      plan_.refresh_order(e, c, stream_);
+    }
     /// Of a copy of the workspace that came back.
     FilterReport filter_report(const TensorRef& workspace) const {
       const cuda::Buffer copy(gpu_, static_cast<std::size_t>(workspace.elements()));
