@@ -74,7 +74,7 @@ struct Stream {
 };
 
 /// Kept tiles at launch. Tile k covers block (row[k], column[k]). row_items[row_begin[r] .. row_begin[r+1]) are the
-/// tiles of row block r in order; column_items likewise. All arrays belong to the caller and lie where the kernel runs:
+/// tiles of row block r in order, those that a walk along it is to see; column_items likewise. All arrays belong to the caller and lie where the kernel runs:
 /// on a GPU their contents are not checked.
 struct TileListRef {
   std::int64_t count = 0;                      // kept tiles

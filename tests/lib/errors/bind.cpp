@@ -217,8 +217,11 @@ TEST_CASE("bind: tile lists") {
         "sums: tile list kept: tile 1 is block (0, -1) and there are 2 x 3");
   CHECK(list_error_with([](Lists& l) { l.no_items = true; }) ==
         "sums: tile list kept: column_begin or column_items is null and the program walks columns");
-  CHECK(list_error_with([](Lists& l) { l.row_begin[2] = 2; }) ==
-        "sums: tile list kept: row_begin runs from 0 to 2, not from 0 to 3");
+  CHECK(list_error_with([](Lists& l) { l.row_begin[2] = 4; }) ==
+        "sums: tile list kept: row_begin runs from 0 to 4, and there are 3 tiles");
+  CHECK(list_error_with([](Lists& l) { l.row_begin[0] = 1; }) ==
+        "sums: tile list kept: row_begin runs from 1 to 3, and there are 3 tiles");
+  CHECK(list_error_with([](Lists& l) { l.row_begin[2] = 2; }) == "no error");  // a tile that no row walks
   CHECK(list_error_with([](Lists& l) { l.row_begin[1] = 4; }) == "sums: tile list kept: row_begin falls from 4 to 3");
   CHECK(list_error_with([](Lists& l) { l.row_items[1] = 2; }) ==
         "sums: tile list kept: row_items[1] is 2, no tile of row block 0");
@@ -269,7 +272,7 @@ TEST_CASE("bind: tile counts that the device knows") {
         "sums: tile list kept: its device_count is 4 and its count 3");
   count = 2;  // and then the lists are those of two tiles
   CHECK(list_error_with([&](Lists& l) { l.device_count = &count; }) ==
-        "sums: tile list kept: row_begin runs from 0 to 3, not from 0 to 2");
+        "sums: tile list kept: row_begin runs from 0 to 3, and there are 2 tiles");
 }
 
 TEST_CASE("bind: sizes that the device knows") {
