@@ -175,7 +175,7 @@ struct Plan::Impl {
   std::size_t workspace(std::int64_t rows, bool backward) {
     if (device) return device->workspace(rows, backward);
     if (rows < 0) throw UsageError(fmt::format("Plan: {} rows; their number must not be negative", rows));
-    if (rows == 0) return 0;
+    if (rows == 0) return filtered ? filtered->workspace(0, backward) : 0;
     std::size_t bytes = runtime::too_large;
     const kernels::Blocks& b = programs.blocks().backward;
     if (rows / b.n < runtime::most_row_blocks)
