@@ -2,6 +2,7 @@
 // products walk the lists. Everything is decided where the numbers are: the host launches as many ranges of the
 // vocabulary as there could be, and those that turn out to be empty return at once.
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <numeric>
 #include <string>
@@ -77,6 +78,8 @@ void DeviceLoss::find_order(const TensorRef& e, const TensorRef& c, const char* 
     cuda::synchronize(*gpu, stream);
   }
   set_order(vocabulary_order({score.begin(), score.end()}), call);
+  // No rows say nothing, nor do rows of which one is not finite.
+  provisional_order_ = N == 0 || std::none_of(score.begin(), score.end(), [](float x) { return std::isfinite(x); });
 }
 
 TensorRef DeviceLoss::known_order(const TensorRef& compact, const LabelSpace& labels, const TensorRef& c,
@@ -101,7 +104,6 @@ TensorRef DeviceLoss::known_order(const TensorRef& compact, const LabelSpace& la
   TensorRef rows = compact;
   rows.shape[0] = valid;
   find_order(rows, c, name.c_str(), stream);
-  provisional_order_ = valid == 0;  // a batch without labels says nothing
   return order_.order();
 }
 
