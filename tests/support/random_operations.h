@@ -175,8 +175,9 @@ class RandomOperations : protected RandomValues {
     const std::vector<int> scope = blocks_in_scope();
     const int a = any(scope);
     const AxisState& x = axis(a);
-    switch (roll(4)) {
-      case 0: return keep({x.block->index(i64), i64, {a}, 1e6, 0});
+    switch (roll(5)) {
+      case 0: return keep({x.block->number(), i64, {}, 1e6, 0});
+      case 3: return keep({x.block->index(i64), i64, {a}, 1e6, 0});
       case 1: return keep({x.block->index(x.known ? i32 : i64), x.known ? i32 : i64, {a}, 1e6, 0});
       case 2: return keep({x.block->in_bounds(), boolean, {a}, 1, 0});
       default:

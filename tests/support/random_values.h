@@ -226,6 +226,7 @@ class RandomValues {
   /// Indices into axis `target` over some axis in scope, a few of them outside.
   Value indices(int target, bool distinct, int over) {
     if (!distinct && chance(3)) {  // computed
+      if (chance(3)) return {axis(over).block->number() * axis(over).extent + (roll(5) - 2), i64, {}, 1e6, 0};
       const DType t = axis(over).known && chance(2) ? i32 : i64;
       return {axis(over).block->index(t) + (roll(5) - 2), t, {over}, 1e6, 0};
     }
@@ -240,9 +241,9 @@ class RandomValues {
     std::vector<int> others;
     for (int a : scope)
       if (a != target && chance(2) && static_cast<int>(others.size()) < 2) others.push_back(a);
-    const std::vector<int> to = united({over}, others);
-    if (elements(to) > max_elements) return;
+    if (elements(united({over}, others)) > max_elements) return;
     const Value rows = indices(target, false, over);
+    const std::vector<int> to = united(rows.axes, others);
     const DType dtype = any(std::vector<DType>{f32, bf16, f16, i32, i64, boolean});
     std::vector<int> from = others;
     from.push_back(target);

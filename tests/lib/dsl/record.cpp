@@ -164,6 +164,23 @@ TEST_CASE("a cast to the dtype a tile has records nothing") {
   CHECK(recorded([](auto s) { cast(load(s.label, s.n), i32); }) == "  %1 = load label [%n] : tile<N:8, i32>\n");
 }
 
+TEST_CASE("the number of a block is a scalar, which may be a subscript") {
+  CHECK(recorded([](auto s) {
+          Block d = s.p.whole(s.D);
+          Tensor out = s.p.output("out", f32, {s.N});
+          Tile first = s.n.number() * 8, row = load(s.x, first, d), sum = reduce_sum(row, s.D);
+          store(out, s.n.number(), sum);
+        }) == R"(  %d = whole D : block<D:32>
+  %2 = number %n : i64
+  %3 = const 8 : i64
+  %4 = mul %2, %3 : i64
+  %5 = load x [%4, %d] : tile<D:32, f32>
+  %6 = reduce_sum %5 over D : f32
+  %7 = number %n : i64
+  store out [%7] %6
+)");
+}
+
 TEST_CASE("blocks are named after their axis, and differ") {
   CHECK(recorded([](auto s) {
           s.p.whole(s.D);

@@ -84,6 +84,7 @@ TEST_CASE("objects that were never set, or belong to another program") {
   check_error([&] { load(Tensor(), s.n); }, "here: load: the tensor was never set");
   check_error([&] { load(s.x, Block(), s.d); }, "here: load: the block was never set");
   check_error([&] { Block().index(); }, "here: index: the block was never set");
+  check_error([&] { Block().number(); }, "here: number: the block was never set");
   check_error([&] { zeros(Block()); }, "here: full: the block was never set");
   check_error([&] { s.p.size(Axis()); }, "here: size: the axis was never set");
   check_error([&] { s.t + other.t; }, "here: add: the tile belongs to another program, not to sample");

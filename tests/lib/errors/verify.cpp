@@ -113,6 +113,24 @@ TEST_CASE("verify: types of results") {
         }) == "load: the result is tile<N:4 x D:32, f32>, not tile<D:32 x N:4, f32>");
 }
 
+TEST_CASE("verify: number takes a block and gives a scalar i64") {
+  const auto number = [](ir::Type type, const char* of) {
+    return broken([&](Program& p) {
+      ir::Op op;
+      op.kind = OpKind::number;
+      op.operands = {named(p, of)};
+      op.results = {p.new_value(type, "number")};
+      p.body.ops.insert(p.body.ops.begin() + 5, op);
+    });
+  };
+  CHECK(number(ir::tile_type(kerf::i64, {}), "n") == "no error");
+  CHECK(number(ir::tile_type(kerf::i64, {}), "d") == "no error");
+  CHECK(number(ir::tile_type(kerf::i64, {}), "zero") == "number: operand 0 must be a block, not tile<f32>");
+  CHECK(number(ir::tile_type(i32, {}), "n") == "number: the result is tile<i64>, not tile<i32>");
+  CHECK(number(ir::tile_type(kerf::i64, {{0, 4}}), "n") == "number: the result is tile<i64>, not tile<N:4, i64>");
+  CHECK(number(ir::tile_type(kerf::i64, {}), "v") == "number: %v is used before it is defined");
+}
+
 TEST_CASE("verify: structure") {
   CHECK(broken([](Program& p) { std::swap(p.body.ops[0], p.body.ops[1]); }) ==
         "parallel: must come before every other operation");

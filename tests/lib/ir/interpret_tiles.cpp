@@ -285,6 +285,34 @@ TEST_CASE("interpret: index and in_bounds count from the start of the axis, size
   check_values(size, {7, 7, 7, 7, 7, 7, 7});
 }
 
+TEST_CASE("interpret: number counts the blocks before, in a grid, a loop and a part of one; of a whole axis it is 0") {
+  Array grid(i64, {3}), walked(i64, {8}), parts(i64, {8}), all(i64, {});
+  run("program p axis N axis S axis V axis B axis M = 5 output grid : i64 [B] output walked : i64 [V] output parts : "
+      "i64 [V]\n"
+      "output all : i64 [] { %n = parallel N by 4 : block<N:4> %s = parallel S by 1 : block<S:1>\n"
+      "%m = whole M : block<M:5> %i = number %n : i64 %w = number %m : i64 store grid [%i] %i store all [] %w\n"
+      "loop V by 3 [%v : block<V:3>] { %j = number %v : i64 store walked [%v] %j yield }\n"
+      "loop V by 3 part %s of 2 [%u : block<V:3>] { %k = number %u : i64 store parts [%u] %k yield } }",
+      {{"grid", &grid}, {"walked", &walked}, {"parts", &parts}, {"all", &all}}, {{"N", 9}, {"S", 2}});
+  check_values(grid, {0, 1, 2});
+  check_values(walked, {0, 0, 0, 1, 1, 1, 2, 2});
+  check_values(parts, {0, 0, 0, 1, 1, 1, 2, 2});
+  CHECK(all[0] == 0);
+}
+
+TEST_CASE("interpret: a scalar may be a subscript; outside the axis it loads the fill and stores nothing") {
+  Array x(f32, {3, 2}), y(f32, {4, 2}), one(f32, {4});
+  for (std::int64_t i = 0; i < 6; ++i) x.set(i, static_cast<double>(10 + i));
+  run("program p axis N axis M = 2 axis K = 4 axis Q input x : f32 [N, M] output y : f32 [K, M] output one : f32 [K] "
+      "{\n"
+      "%q = parallel Q by 1 : block<Q:1> %m = whole M : block<M:2> %i = number %q : i64 %o = const 1 : i64\n"
+      "%j = sub %i, %o : i64 %f = const 0.5 : f32 %t = load x [%j, %m] fill %f : tile<M:2, f32>\n"
+      "store y [%i, %m] %t %s = reduce_sum %t over M : f32 store one [%i] %s }",
+      {{"x", &x}, {"y", &y}, {"one", &one}}, {{"Q", 6}});
+  check_values(y, {0.5, 0.5, 10, 11, 12, 13, 14, 15});
+  check_values(one, {1, 21, 25, 29});
+}
+
 TEST_CASE("interpret: instances run in order, of several grids the last varies fastest") {
   Array count(i64, {}), log(i64, {12});
   count.set(0, 0);

@@ -84,6 +84,8 @@ inout de : f32 [N, D]
   %46 = not %45 : tile<N:4, bool>
   %47 = reduce_any %46 over N : bool
   %48 = running_sum %44 over N : tile<N:4, f32>
+  %nth = number %n : i64
+  %c = load wide [%nth] : i64
   when %47 {
     store lse [%n] %48
     when %5 {
