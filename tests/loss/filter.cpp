@@ -51,7 +51,6 @@ TEST_CASE_TEMPLATE("filter: tiles without mass are left out, and the gradients k
       CAPTURE(name_of(dtype));
       CAPTURE(D);
       auto x = falling<On>({300, 3000, D}, filtered(dtype));
-      x.align();
       typename On::Runner plan(x.desc);
       const FilterReport report = run_filtered(x, plan);
       CHECK(report.kept_share < 0.8);
@@ -68,6 +67,9 @@ TEST_CASE_TEMPLATE("filter: a c that boxes cannot read is not filtered, or copie
   if (!On::here()) return;
   for (Order order : {Order::identity, Order::automatic}) {
     auto x = falling<On>({300, 3000, 24}, filtered(bf16, order));
+    Array apart(bf16, {3000, 24}, 5);
+    for (std::int64_t i = 0; i < apart.size(); ++i) apart.set(i, x.c[i]);
+    x.c = apart;
     typename On::Runner plan(x.desc);
     const FilterReport report = run_filtered(x, plan);
     CHECK((report.kept == report.tiles) == (order == Order::identity));
@@ -104,7 +106,6 @@ TEST_CASE_TEMPLATE("filter: a workspace for a few of the tiles gives the same gr
   for (Order order : {Order::identity, Order::automatic})
     for (std::int64_t V : {3000, 2945}) {
       auto x = falling<On>({300, V, 24}, filtered(bf16, order));
-      x.align();
       typename On::Runner large(x.desc);
       const FilterReport all = run_filtered(x, large);
       const auto de = x.de.values(), dc = x.dc.values();
@@ -146,7 +147,6 @@ TEST_CASE_TEMPLATE("filter: a dropped tile is as if its probabilities were alike
     desc.filter = k.filter, desc.filter_e = k.e, desc.filter_c = k.c, desc.correction = k.correction;
     desc.filter_threshold = k.eps;
     auto x = falling<On>({29, 1000, 24}, desc);
-    x.align();
     typename On::Runner plan(x.desc);
     std::vector<std::int64_t> order;
     if (k.order == Order::given) {
@@ -169,7 +169,7 @@ TEST_CASE_TEMPLATE("filter: a dropped tile is as if its probabilities were alike
   }
 }
 
-TEST_CASE_TEMPLATE("filter: the correction makes what is dropped worth ten times less error", On, Host, Steps, Gpu) {
+TEST_CASE_TEMPLATE("filter: the correction makes what is dropped worth half the error at most", On, Host, Steps, Gpu) {
   if (!On::here()) return;
   double with = 0;
   for (bool correction : {true, false}) {
@@ -195,7 +195,6 @@ TEST_CASE_TEMPLATE("filter: any number of rows, with a label or without", On, Ho
       desc.reduction = reduction;
       const auto sized = [&](std::int64_t N) {
         auto x = falling<On>({N, 1000, 24}, desc);
-        x.align();
         return x;
       };
       typename On::Runner plan(sized(1).desc);
@@ -229,7 +228,6 @@ TEST_CASE_TEMPLATE("filter: any number of rows, with a label or without", On, Ho
 TEST_CASE_TEMPLATE("filter: rows without a label fill whole blocks of rows, and cost nothing", On, Host, Steps, Gpu) {
   if (!On::here()) return;
   auto x = falling<On>({700, 1000, 24}, filtered(bf16));
-  x.align();
   for (std::int64_t n = 10; n < 690; ++n) {
     set_label(x, n, -1);
     for (std::int64_t d = 0; d < 24; ++d) x.e.set(n * 24 + d, n % 2 ? not_a_number : inf);
@@ -308,7 +306,6 @@ TEST_CASE_TEMPLATE("filter: a label outside the vocabulary is counted, its row h
     PlanDesc desc = filtered(bf16, order);
     desc.reduction = Reduction::none;
     auto x = falling<On>({150, 1000, 24}, desc);
-    x.align();
     typename On::Runner plan(x.desc);
     x.target.set(11, 1000), x.target.set(12, -7), x.target.set(149, 1e12);
     for (std::size_t n : {11, 12, 149}) x.label[n] = -1;
@@ -331,7 +328,6 @@ TEST_CASE_TEMPLATE("filter: upstream gradients of any size, and of 0", On, Host,
     PlanDesc desc = filtered(dtype);
     desc.reduction = Reduction::none;
     auto x = falling<On>({300, 1000, 24}, desc);
-    x.align();
     typename On::Runner plan(x.desc);
     x.filter(plan);
     x.run_forward(plan);
@@ -368,7 +364,6 @@ TEST_CASE_TEMPLATE("filter: dc in the dtype of c or in f32, written or added to;
     for (Order order : {Order::identity, Order::given}) {
       CAPTURE(name_of(dtype));
       auto x = falling<On>({100, 1000, 24}, filtered(dtype, order));
-      x.align();
       typename On::Runner plan(x.desc);
       std::vector<std::int64_t> tokens(1000);
       std::iota(tokens.begin(), tokens.end(), 0);

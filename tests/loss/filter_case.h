@@ -42,7 +42,7 @@ inline void set_label(LossCase& x, std::int64_t n, std::int64_t y) {
   x.target.set(n, static_cast<double>(y < 0 ? x.desc.ignore_index : y));
 }
 
-/// Logits that fall with the number of the token, so that most blocks hardly matter.
+/// Logits that fall with the number of the token, so that most blocks hardly matter. Rows lie as boxes want them.
 template <class On>
 Routed<On> falling(Sizes s, const PlanDesc& desc) {
   Routed<On> x(s, desc);
@@ -51,6 +51,7 @@ Routed<On> falling(Sizes s, const PlanDesc& desc) {
   for (std::int64_t n = 0; n < s.N; ++n) x.e.set(n * s.D, 1);
   for (std::int64_t n = 0; n < s.N; ++n)
     if (x.label[static_cast<std::size_t>(n)] >= 0) set_label(x, n, random.integer(0, s.V / 4));
+  x.align();
   return x;
 }
 
