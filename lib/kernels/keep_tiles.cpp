@@ -59,9 +59,9 @@ Program keep_tiles(Shape s, Blocks b, KeepRule rule) {
   Tile small = size * mass < rule.eps * size, holds = y >= 0 && y / b.v == v.index();
   Tile asked = reduce_any(row_g != 0 && (holds || !small), P);
   store(keep, v, n.number(), where(asked, 1, full(v, 0, i32)));
-  Tile dropped = where(asked || row_g == 0, 0, mass);
-  store(left_out, v, n.number(), reduce_sum(dropped, P));
-  if (rule.correct) store(m, v, n, cast(dropped * row_g, s.dtype));
+  Tile nothing = asked || row_g == 0;
+  store(left_out, v, n.number(), reduce_sum(where(nothing, 0, mass), P));
+  if (rule.correct) store(m, v, n, cast(where(nothing, 0, mass * row_g), s.dtype));
   return p.finish();
 }
 
