@@ -82,6 +82,11 @@ void DeviceLoss::find_order(const TensorRef& e, const TensorRef& c, const char* 
   provisional_order_ = N == 0 || std::none_of(score.begin(), score.end(), [](float x) { return std::isfinite(x); });
 }
 
+void DeviceLoss::require_given_order(const std::string& name) const {
+  if (desc_.order == Order::given && !order_.known())
+    throw UsageError(name + ": block_lse is given and the plan has no order of the vocabulary; call Plan::set_order");
+}
+
 TensorRef DeviceLoss::known_order(const TensorRef& compact, const LabelSpace& labels, const TensorRef& c,
                                   const std::string& name, Stream stream) {
   if (order_.known() && !provisional_order_) return order_.order();
@@ -91,8 +96,6 @@ TensorRef DeviceLoss::known_order(const TensorRef& compact, const LabelSpace& la
     set_order(same, name.c_str());
     return order_.order();
   }
-  if (desc_.order == Order::given)
-    throw UsageError(name + ": block_lse is given and the plan has no order of the vocabulary; call Plan::set_order");
   std::int64_t valid = 0;
   if (pool_) {
     valid = *labels.valid;
@@ -360,9 +363,10 @@ struct DeviceLoss::FilteredCall {
 };
 
 void DeviceLoss::filtered_backward(const BackwardCall& a, bool accumulate_dc, Stream stream) {
+  require_given_order(a.name);
   if (filtered_->ordered() && !order_.known())
     throw UsageError(a.name +
-                     ": block_lse is given and the plan has no order of the vocabulary yet; its forward finds one");
+                     ": block_lse is given and the plan has no order of the vocabulary yet; the forward finds it");
   FilteredCall{*this, a, accumulate_dc, stream}.run();
 }
 

@@ -164,6 +164,7 @@ void DeviceLoss::forward(const ForwardArgs& a, Stream stream) {
   if (desc_.check_labels) check_on_host(labels, name, stream);
   if (!loss.given() && !lse.given() && !block_lse.given()) return;
   const bool filtered = block_lse.given() && filters_with(given_c);
+  if (filtered) require_given_order(name);
   if (block_lse.given() && !filtered)
     Call{*this, *filtered_, stream}.run(DeviceProgram::forget_masses, {.tensors = {{"block_lse", block_lse}}});
   const std::int64_t N = labels.rows, P = label_blocks(N) * kernels::label_block;

@@ -72,6 +72,8 @@ class DeviceLoss {
   bool filters_with(const TensorRef& c) const;
   BlockLseShape shape_of_block_lse() const;
   void filtered_backward(const BackwardCall& args, bool accumulate_dc, Stream stream);
+  /// Throws UsageError where the caller was to give an order and has not.
+  void require_given_order(const std::string& name) const;
   /// The order of the vocabulary, found from the rows with a label in `compact` if there is none yet.
   TensorRef known_order(const TensorRef& compact, const LabelSpace& labels, const TensorRef& c, const std::string& name,
                         Stream stream);
