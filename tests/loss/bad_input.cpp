@@ -1,6 +1,9 @@
 // What a plan refuses, in which words, and that nothing has been written by then.
 #include <doctest/doctest.h>
 
+#include <fmt/format.h>
+
+#include <cmath>
 #include <functional>
 #include <limits>
 #include <regex>
@@ -81,6 +84,23 @@ TEST_CASE("plan: sizes, dtypes and options that make no sense are refused") {
   CHECK(refused([] { Plan plan({.hidden = 8, .vocabulary = 5}, nullptr); }) == "Plan: the thread pool is null");
   CHECK(plan_refused({.hidden = 8, .vocabulary = 5, .arch = "sm_80"}) ==
         "PlanDesc: arch is sm_80 and the plan computes on the cpu; name a GPU in device");
+  for (double threshold : {-0.5, 1.5, std::numeric_limits<double>::infinity()})
+    CHECK(plan_refused({.hidden = 8, .vocabulary = 5, .filter_threshold = threshold}) ==
+          "PlanDesc: filter_threshold is " + fmt::format("{}", threshold) +
+              "; it must be between 0 (found from the sizes) and 1");
+  CHECK(plan_refused({.hidden = 8, .vocabulary = 5, .filter_threshold = std::nan("")}) ==
+        "PlanDesc: filter_threshold is nan; it must be between 0 (found from the sizes) and 1");
+  CHECK(plan_refused({.hidden = 8, .vocabulary = 5, .filter = Filter::largest}) ==
+        "PlanDesc: filter is largest and filter_threshold is 0; give the least probability that matters");
+  CHECK(plan_refused({.hidden = 8, .vocabulary = 5, .strategy = Strategy::filtered, .filter = Filter::off}) ==
+        "PlanDesc: strategy is filtered, and nothing is to be filtered (filter off, filter_e true, filter_c true)");
+  CHECK(plan_refused({.hidden = 8,
+                      .vocabulary = 5,
+                      .strategy = Strategy::filtered,
+                      .filter = Filter::mass,
+                      .filter_e = false,
+                      .filter_c = false}) ==
+        "PlanDesc: strategy is filtered, and nothing is to be filtered (filter mass, filter_e false, filter_c false)");
   CHECK(plan_refused({.hidden = 8, .vocabulary = 5, .check_labels = true}) ==
         "PlanDesc: check_labels is set and the plan computes on the cpu, which always checks labels");
 }
@@ -330,4 +350,114 @@ TEST_CASE("linear_cross_entropy: shapes it cannot take a plan from are refused")
   CHECK(refused([&] {
           linear_cross_entropy(TensorRef(&x, {4096, 2304}), TensorRef(&x, {256000, 2048}), target);
         }) == "linear_cross_entropy: e is f32 [4096, 2304], c is f32 [256000, 2048]; both end in D and D differs");
+}
+
+TEST_CASE("filter: a block_lse that is not what the plan asks for is refused") {
+  Fixture f({.strategy = Strategy::filtered, .order = Order::identity});
+  f.x.filter(f.plan);
+  const auto both = [&](const std::function<void(TensorRef&)>& change) {
+    const std::string forward = f.forward([&](auto& a) { change(a.block_lse); });
+    const std::string backward = f.backward([&](auto& a) { change(a.block_lse); });
+    CHECK(backward == std::regex_replace(forward, std::regex("Plan::forward"), "Plan::backward"));
+    return forward;
+  };
+  CHECK(f.plan.block_lse_shape(N) == std::array<std::int64_t, 2>{1, 256});
+  CHECK(both([](TensorRef& t) {
+          t = resized(t, {1, 255});
+        }) == "Plan::forward: block_lse is f32 [1, 255]; for 30 rows it must be [1, 256] (Plan::block_lse_shape)");
+  CHECK(both([](TensorRef& t) {
+          t = resized(t, {256, 1});
+        }) == "Plan::forward: block_lse is f32 [256, 1]; for 30 rows it must be [1, 256] (Plan::block_lse_shape)");
+  CHECK(both([](TensorRef& t) { t = resized(t, {256}); }) ==
+        "Plan::forward: block_lse is f32 [256]; for 30 rows it must be [1, 256] (Plan::block_lse_shape)");
+  CHECK(both([](TensorRef& t) { t.dtype = bf16; }) == "Plan::forward: block_lse is bf16 [1, 256]; it must be f32");
+  CHECK(both([](TensorRef& t) { t.strides[1] = 2; }) ==
+        "Plan::forward: block_lse is f32 [1, 256] with strides [256, 2]; it must be dense");
+  CHECK(both([](TensorRef& t) { t.data = nullptr; }) == "Plan::forward: block_lse is f32 [1, 256] at a null pointer");
+  CHECK(both([](TensorRef& t) { t.data = static_cast<std::byte*>(t.data) + 2; }) ==
+        "Plan::forward: block_lse is f32 [1, 256] at @, which is not aligned to the 4 bytes of an element");
+  CHECK(both([](TensorRef& t) {
+          t.device = {DeviceType::cuda, 0};
+        }) == "Plan::forward: block_lse lies on cuda:0 and the plan computes on cpu:0");
+  const std::string bytes = ": bytes [@, @) and [@, @); ", own = " is written, so give it memory of its own";
+  CHECK(f.forward([&](auto& a) { a.block_lse.data = a.e.data; }) ==
+        "Plan::forward: e and block_lse share memory" + bytes + "block_lse" + own);
+  CHECK(f.backward([&](auto& a) { a.de.data = a.block_lse.data; }) ==
+        "Plan::backward: de and block_lse share memory" + bytes + "de" + own);
+
+  Fixture exact;
+  exact.x.filter(f.plan);
+  CHECK(exact.forward([](auto&) {}) ==
+        "Plan::forward: block_lse is given and the plan does not filter (PlanDesc::filter)");
+  CHECK(exact.backward([](auto&) {}) ==
+        "Plan::backward: block_lse is given and the plan does not filter (PlanDesc::filter)");
+}
+
+TEST_CASE("filter: labels are looked at before a filtered call writes, and too small a workspace is told the least") {
+  Fixture f({.strategy = Strategy::filtered, .order = Order::identity});
+  f.x.filter(f.plan);
+  f.x.target.set(17, 20);
+  CHECK(f.forward([](auto&) {}) == "Plan::forward: target[17] is 20, outside the vocabulary [0, 20)");
+  CHECK(f.backward([](auto&) {}) == "Plan::backward: target[17] is 20, outside the vocabulary [0, 20)");
+  f.x.target.set(17, 3);
+  CHECK(f.backward([](auto& a) { a.workspace.shape[0] = 100; }).find("workspace has 100 bytes; the least that works") !=
+        std::string::npos);
+}
+
+TEST_CASE("filter: an order that is no permutation, or that the plan does not take, is refused") {
+  Fixture given({.strategy = Strategy::filtered, .order = Order::given});
+  given.x.filter(given.plan);
+  CHECK(given.forward([](auto&) {}) ==
+        "Plan::forward: block_lse is given and the plan has no order of the vocabulary; call Plan::set_order");
+  CHECK(given.backward([](auto&) {})
+            .starts_with("Plan::backward: block_lse is given and the plan has no order of the vocabulary"));
+  const auto set = [&](std::vector<std::int64_t> order) { return refused([&] { given.plan.set_order(order); }); };
+  std::vector<std::int64_t> order;
+  for (std::int64_t v = 0; v < V; ++v) order.push_back((v + 3) % V);
+  CHECK(set({}) == "Plan::set_order: the order has 0 tokens and the vocabulary 20");
+  CHECK(set({0, 1, 2}) == "Plan::set_order: the order has 3 tokens and the vocabulary 20");
+  const auto with = [&](std::size_t i, std::int64_t v) {
+    auto wrong = order;
+    wrong[i] = v;
+    return set(wrong);
+  };
+  CHECK(with(4, 20) == "Plan::set_order: order[4] is 20; it must be in [0, 20)");
+  CHECK(with(19, -1) == "Plan::set_order: order[19] is -1; it must be in [0, 20)");
+  CHECK(with(7, 3) == "Plan::set_order: order[0] and order[7] are both 3; each token comes once");
+  CHECK(set(order) == "");
+  CHECK(with(4, 20) != "");  // and the one before stays
+  Workspace w(given.plan.workspace_bytes(N, false));
+  given.plan.forward(given.x.forward_args(w));
+
+  CHECK(refused([&] { given.plan.refresh_order(given.x.e.ref(), given.x.c.ref()); }) ==
+        "Plan::refresh_order: PlanDesc::order is given; it must be automatic");
+  Fixture identity({.strategy = Strategy::filtered, .order = Order::identity});
+  CHECK(refused([&] { identity.plan.refresh_order(identity.x.e.ref(), identity.x.c.ref()); }) ==
+        "Plan::refresh_order: PlanDesc::order is identity; it must be automatic");
+  CHECK(refused([&] { identity.plan.set_order(order); }) ==
+        "Plan::set_order: PlanDesc::order is identity; it must be given");
+  Fixture automatic({.strategy = Strategy::filtered});
+  CHECK(refused([&] { automatic.plan.set_order(order); }) ==
+        "Plan::set_order: PlanDesc::order is automatic; it must be given");
+  CHECK(refused([&] {
+          automatic.plan.refresh_order(automatic.x.e.ref(), resized(automatic.x.c.ref(), {V, 4}));
+        }) ==
+        "Plan::refresh_order: e is f32 [30, 8] with strides [11, 1], c is f32 [20, 4]; both end in D and D differs");
+  automatic.x.filter(automatic.plan);
+  CHECK(automatic.backward([](auto&) {}) ==
+        "Plan::backward: block_lse is given and the plan has no order of the vocabulary yet; the forward finds it");
+}
+
+TEST_CASE("filter: a plan that does not filter has no order, no shape of block_lse and nothing to report") {
+  Fixture f;
+  const std::string not_filtered = ": the plan does not filter (PlanDesc::filter)";
+  CHECK(refused([&] { f.plan.set_order({}); }) == "Plan::set_order" + not_filtered);
+  CHECK(refused([&] { f.plan.refresh_order(f.x.e.ref(), f.x.c.ref()); }) == "Plan::refresh_order" + not_filtered);
+  CHECK(refused([&] { f.plan.filter_report(f.bw.ref()); }) == "Plan::filter_report" + not_filtered);
+  CHECK(refused([&] { f.plan.block_lse_shape(N); }) == "Plan::block_lse_shape" + not_filtered);
+  Fixture filtered({.strategy = Strategy::filtered});
+  CHECK(refused([&] { filtered.plan.block_lse_shape(-1); }) == "Plan: -1 rows; their number must not be negative");
+  CHECK(refused([&] {
+          filtered.plan.filter_report(resized(filtered.bw.ref(), {8}));
+        }).starts_with("Plan::filter_report: workspace has 8 bytes; the least that works for"));
 }
