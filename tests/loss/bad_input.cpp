@@ -409,8 +409,8 @@ TEST_CASE("filter: an order that is no permutation, or that the plan does not ta
   given.x.filter(given.plan);
   CHECK(given.forward([](auto&) {}) ==
         "Plan::forward: block_lse is given and the plan has no order of the vocabulary; call Plan::set_order");
-  CHECK(given.backward([](auto&) {})
-            .starts_with("Plan::backward: block_lse is given and the plan has no order of the vocabulary"));
+  CHECK(given.backward([](auto&) {}) ==
+        "Plan::backward: block_lse is given and the plan has no order of the vocabulary; call Plan::set_order");
   const auto set = [&](std::vector<std::int64_t> order) { return refused([&] { given.plan.set_order(order); }); };
   std::vector<std::int64_t> order;
   for (std::int64_t v = 0; v < V; ++v) order.push_back((v + 3) % V);
