@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
+#include <charconv>
 #include <chrono>
 #include <cmath>
 #include <cstdio>
@@ -27,7 +28,34 @@ struct Options {
   std::uint64_t seed = 1;
   int threads = 0;
   bool tied = false, as_json = false;
+  std::string filter = "off", order = "auto";
+
+  LossFilter loss_filter() const;
 };
+
+/// "off", "mass", "mass=2^-12", "max=0.0002".
+LossFilter Options::loss_filter() const {
+  LossFilter f{.order = order == "identity" ? kerf::Order::identity : kerf::Order::automatic};
+  if (filter == "off") return f;
+  const std::size_t sign = filter.find('=');
+  const std::string rule = filter.substr(0, sign), number = sign == std::string::npos ? "" : filter.substr(sign + 1);
+  f.rule = rule == "max" ? kerf::Filter::largest : kerf::Filter::mass;
+  if (filter == "mass") return f;
+  const std::size_t mantissa = number.starts_with("2^") ? 2 : 0;
+  const char* const end = number.data() + number.size();
+  double x = 0;
+  const auto [stop, error] = std::from_chars(number.data() + mantissa, end, x);
+  f.threshold = mantissa ? std::exp2(x) : x;
+  if ((rule != "mass" && rule != "max") || error != std::errc{} || stop != end ||
+      !(f.threshold > 0 && f.threshold <= 1))
+    throw kerf::UsageError(
+        fmt::format("--filter {}: is no filter; they are off, mass, mass=X and max=X, X above 0 and at most 1, as "
+                    "2^-12 or 0.000244",
+                    filter));
+  return f;
+}
+
+constexpr std::int64_t steps_of_order = 200;  // until it is found anew
 
 /// SIGINT and SIGTERM, held back and asked for between two steps.
 class StopSignal {
@@ -124,7 +152,9 @@ int run(const Options& o) {
   if (corpus.held_out.empty() || corpus.train.empty())
     throw kerf::UsageError(fmt::format("--text: {} files with {} bytes are too short to learn from and to be judged by",
                                        corpus.texts, corpus.bytes));
-  Model model(vocabulary.size(), o.hidden, o.context, o.tied, o.threads, o.seed);
+  const LossFilter filter = o.loss_filter();
+  const bool filters = filter.rule != kerf::Filter::off;
+  Model model(vocabulary.size(), o.hidden, o.context, o.tied, o.threads, o.seed, filter);
   const double unigram = unigram_entropy(corpus, vocabulary.size());
   fmt::print(out,
              "{} files, {} bytes; {} tokens to learn from, {} held out; vocabulary {}; {} parameters, {} threads\n",
@@ -143,6 +173,8 @@ int run(const Options& o) {
                  {"bytes", corpus.bytes},
                  {"train_tokens", corpus.train.size()},
                  {"held_out_tokens", corpus.held_out.size()},
+                 {"filter", o.filter},
+                 {"order", filters ? o.order : ""},
                  {"first", score.fields()},
                  {"epochs", json::array()}};
 
@@ -156,7 +188,7 @@ int run(const Options& o) {
   double smooth = 0, share = 0;  // running mean of the loss; how much of the training is done
   for (std::int64_t epoch = 0; share < 1 && !stop.arrived(); ++epoch) {
     std::shuffle(order.begin(), order.end(), random);
-    double nats = 0;
+    double nats = 0, kept = 0, dropped_mass = 0;
     std::int64_t seen = 0;
     for (std::int64_t step = 0; step < steps && share < 1 && !stop.arrived(); ++step) {
       const std::int64_t at = step * o.batch, count = std::min<std::int64_t>(o.batch, order.size() - at);
@@ -167,6 +199,10 @@ int run(const Options& o) {
       if (!std::isfinite(loss)) throw kerf::InternalError(fmt::format("the loss of step {} is {}", step, loss));
       nats += loss * count;
       seen += count;
+      const kerf::FilterReport report = model.filter_report();
+      kept += report.kept_share * count;
+      dropped_mass += report.dropped_mass * count;
+      if ((epoch * steps + step + 1) % steps_of_order == 0) model.refresh_order();
       smooth = epoch + step == 0 ? loss : 0.95 * smooth + 0.05 * loss;
       const double passes = epoch + (step + 1.0) / steps;
       share = std::max(o.epochs ? passes / o.epochs : 0, o.minutes > 0 ? seconds() / (60 * o.minutes) : 0);
@@ -176,12 +212,16 @@ int run(const Options& o) {
     if (terminal) fmt::print(stderr, "\r\033[K");
     if (seen == 0) break;
     score = evaluate(model, corpus.held_out, vocabulary, o.context);
-    fmt::print(out, "epoch {:.2f}, {:.0f} s: training loss {:.4f}; {}\n", epoch + double(seen) / order.size(),
-               seconds(), nats / seen, score.text());
+    fmt::print(out, "epoch {:.2f}, {:.0f} s: training loss {:.4f}; {}{}\n", epoch + double(seen) / order.size(),
+               seconds(), nats / seen, score.text(),
+               filters ? fmt::format("; kept {:.3f} of the tiles", kept / seen) : "");
     std::fflush(out);
     json fields = score.fields();
-    fields.update(
-        {{"epoch", epoch + double(seen) / order.size()}, {"train_loss", nats / seen}, {"seconds", seconds()}});
+    fields.update({{"epoch", epoch + double(seen) / order.size()},
+                   {"train_loss", nats / seen},
+                   {"kept_share", kept / seen},
+                   {"dropped_mass", dropped_mass / seen},
+                   {"seconds", seconds()}});
     report["epochs"].push_back(fields);
   }
   if (stop.arrived()) fmt::print(out, "stopped by a signal\n");
@@ -206,6 +246,14 @@ int main(int argc, char** argv) {
   app.add_option("--seed", o.seed, "of the initial weights and the order of the text")->capture_default_str();
   app.add_option("--threads", o.threads, "0: KERF_NUM_THREADS, or all processors")->capture_default_str();
   app.add_flag("--tied", o.tied, "one matrix for the embeddings and the classifier");
+  app.add_option(
+         "--filter", o.filter,
+         "what the backward may leave out: off, mass, mass=X or max=X (the rule of cut-cross-entropy), X as 2^-12")
+      ->capture_default_str();
+  CLI::Option* order = app.add_option("--order", o.order,
+                                      "with --filter, order of the vocabulary: auto, found anew every 200 steps, or "
+                                      "identity: bytes, then pieces as often as they come");
+  order->check(CLI::IsMember({"auto", "identity"}))->capture_default_str();
   app.add_flag("--json", o.as_json, "results as JSON on stdout, the rest on stderr");
   const CLI::Range at_least_1(std::int64_t{1}, std::int64_t{1} << 24);
   for (const char* name : {"--epochs", "--hidden", "--context", "--batch"}) app.get_option(name)->check(at_least_1);
@@ -218,6 +266,8 @@ int main(int argc, char** argv) {
     return app.exit(error) == 0 ? 0 : 2;
   }
   if (o.minutes > 0 && epochs->count() == 0) o.epochs = 0;
+  if (order->count() > 0 && o.filter == "off")
+    return fmt::print(stderr, "kerf-train-lm: --order {}: nothing is filtered; add --filter mass\n", o.order), 2;
   try {
     return run(o);
   } catch (const kerf::UsageError& error) {

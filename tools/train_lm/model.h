@@ -94,16 +94,24 @@ struct Parameter {
   std::vector<float> value, grad, mean, square;
 };
 
+/// What the backward of the loss may leave out; by default nothing.
+struct LossFilter {
+  kerf::Filter rule = kerf::Filter::off;
+  double threshold = 0;
+  kerf::Order order = kerf::Order::automatic;
+};
+
 class Model {
  public:
-  Model(std::int64_t vocabulary, std::int64_t hidden, std::int64_t context, bool tied, int threads, std::uint64_t seed)
+  Model(std::int64_t vocabulary, std::int64_t hidden, std::int64_t context, bool tied, int threads, std::uint64_t seed,
+        const LossFilter& filter = {})
       : hidden_(hidden),
         context_(context),
         features_(context * hidden + 1),
         tied_(tied),
         random_(seed),
         pool_(std::make_shared<kerf::ThreadPool>(threads)),
-        plan_({.hidden = hidden, .vocabulary = vocabulary}, pool_),
+        plan_(plan_of(vocabulary, hidden, filter), pool_),
         table_(vocabulary, hidden, 0.05f, random_),
         classifier_(tied ? 0 : vocabulary, hidden, 0.02f, random_),
         w_(features_, hidden, 1 / std::sqrt(static_cast<float>(features_)), random_),
@@ -124,29 +132,31 @@ class Model {
 
   /// Mean loss, in nats, of `count` positions; contexts holds the k tokens before each.
   double forward(const std::int32_t* contexts, const std::int32_t* targets, std::int64_t count) {
-    x_.resize(count * features_);
-    h_.resize(count * hidden_);
-    lse_.resize(count);
-    for (std::int64_t n = 0; n < count; ++n) {
-      float* row = &x_[n * features_];
-      for (std::int64_t k = 0; k < context_; ++k)
-        std::copy_n(&table_.value[contexts[n * context_ + k] * hidden_], hidden_, row + k * hidden_);
-      row[features_ - 1] = 1;
-    }
-    layer_.launch({.tensors = {{"x", x(count)}, {"w", w_.ref()}, {"h", h(count)}}}, *pool_);
-    float loss = 0;
-    plan_.forward({.e = h(count),
-                   .c = classes().ref(),
-                   .target = {targets, kerf::i32, {count}},
-                   .loss = {&loss, {1}},
-                   .lse = {lse_.data(), {count}},
-                   .workspace = workspace(count, false)});
-    return loss;
+    last_count_ = 0;  // what the last step left is overwritten
+    return forward(contexts, targets, count, {});
+  }
+
+  /// After a step: finds the order that the filter forms its blocks by anew, from its rows.
+  void refresh_order() {
+    if (plan_.filters() && plan_.desc().order == kerf::Order::automatic && last_count_ > 0)
+      plan_.refresh_order(h(last_count_), classes().ref());
+  }
+  /// After a step: what it left out.
+  kerf::FilterReport filter_report() {
+    return plan_.filters() && last_count_ > 0 ? plan_.filter_report(workspace(last_count_, true))
+                                              : kerf::FilterReport{};
   }
 
   /// The gradients of that loss; returns the loss.
   double gradients(const std::int32_t* contexts, const std::int32_t* targets, std::int64_t count) {
-    const double loss = forward(contexts, targets, count);
+    TensorRef block_lse;
+    if (plan_.filters()) {
+      const auto [blocks, rows] = plan_.block_lse_shape(count);
+      block_lse_.resize(static_cast<std::size_t>(blocks * rows));
+      block_lse = {block_lse_.data(), {blocks, rows}};
+    }
+    last_count_ = count;
+    const double loss = forward(contexts, targets, count, block_lse);
     std::fill(table_.grad.begin(), table_.grad.end(), 0.f);
     dh_.resize(h_.size());
     dx_.resize(x_.size());
@@ -158,6 +168,7 @@ class Model {
                     .de = dh,
                     .dc = classes().grad_ref(),
                     .accumulate_dc = tied_,  // the table's gradient gets both its parts in one buffer
+                    .block_lse = block_lse,
                     .workspace = workspace(count, true)});
     grad_x_.launch({.tensors = {{"h", h(count)}, {"dh", dh}, {"w", w_.ref()}, {"dx", dx}}}, *pool_);
     grad_w_.launch({.tensors = {{"x", x(count)}, {"h", h(count)}, {"dh", dh}, {"dw", w_.grad_ref()}}}, *pool_);
@@ -179,6 +190,39 @@ class Model {
   }
 
  private:
+  static kerf::PlanDesc plan_of(std::int64_t vocabulary, std::int64_t hidden, const LossFilter& filter) {
+    kerf::PlanDesc desc{.hidden = hidden, .vocabulary = vocabulary};
+    desc.filter = filter.rule;
+    if (filter.rule == kerf::Filter::off) return desc;
+    desc.strategy = kerf::Strategy::filtered;
+    desc.filter_threshold = filter.threshold;
+    desc.order = filter.order;
+    desc.correction = filter.rule != kerf::Filter::largest;  // cut-cross-entropy, whose rule that is, has none
+    return desc;
+  }
+  double forward(const std::int32_t* contexts, const std::int32_t* targets, std::int64_t count,
+                 const TensorRef& block_lse) {
+    x_.resize(count * features_);
+    h_.resize(count * hidden_);
+    lse_.resize(count);
+    for (std::int64_t n = 0; n < count; ++n) {
+      float* row = &x_[n * features_];
+      for (std::int64_t k = 0; k < context_; ++k)
+        std::copy_n(&table_.value[contexts[n * context_ + k] * hidden_], hidden_, row + k * hidden_);
+      row[features_ - 1] = 1;
+    }
+    layer_.launch({.tensors = {{"x", x(count)}, {"w", w_.ref()}, {"h", h(count)}}}, *pool_);
+    float loss = 0;
+    plan_.forward({.e = h(count),
+                   .c = classes().ref(),
+                   .target = {targets, kerf::i32, {count}},
+                   .loss = {&loss, {1}},
+                   .lse = {lse_.data(), {count}},
+                   .block_lse = block_lse,
+                   .workspace = workspace(count, false)});
+    return loss;
+  }
+
   struct alignas(64) Line {
     std::byte bytes[64];
   };
@@ -206,13 +250,13 @@ class Model {
 
   std::int64_t hidden_, context_, features_;
   bool tied_;
-  std::int64_t step_ = 0;
+  std::int64_t step_ = 0, last_count_ = 0;
   std::mt19937_64 random_;
   std::shared_ptr<kerf::ThreadPool> pool_;
   kerf::Plan plan_;
   Parameter table_, classifier_, w_;
   kerf::Kernel layer_, grad_x_, grad_w_, adam_;
-  std::vector<float> x_, h_, lse_, dh_, dx_;
+  std::vector<float> x_, h_, lse_, block_lse_, dh_, dx_;
   std::vector<Line> workspace_;
 };
 
