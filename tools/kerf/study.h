@@ -16,7 +16,8 @@ struct StudyPoint {
   std::string order;
   StudyRule rule = StudyRule::corrected;
   int exponent = 0;  // the threshold is 2^-exponent
-  double kept = 1, dropped_mass = 0, ms = 0;
+  double kept = 1, dropped_mass = 0;
+  double ms = 0, exact_ms = 0;  // forward and backward; of the exact plan in turns with it
   GradientError de, dc;
 };
 
