@@ -27,6 +27,9 @@ bool filters(const PlanDesc& desc) {
 FilterRanges DeviceLoss::filter_ranges(std::int64_t rows) const {
   std::size_t limit = filter_limit(desc_, filtered_->copies_c());
   if (pool_ && desc_.workspace_limit == 0) limit = std::size_t{256} << 20;
+  // What the forward leaves for the backward counts.
+  const auto [blocks, tokens] = block_lse_shape(rows);
+  limit -= std::min(limit, static_cast<std::size_t>(blocks * tokens) * sizeof(float));
   return choose_filter_ranges(desc_, rows, *filtered_, limit);
 }
 
@@ -57,6 +60,11 @@ void DeviceLoss::set_order(const std::vector<std::int64_t>& order, const char* c
 }
 
 void DeviceLoss::find_order(const TensorRef& e, const TensorRef& c, const char* call, Stream stream) {
+  const std::lock_guard lock(order_mutex_);
+  sort_vocabulary(e, c, call, stream);
+}
+
+void DeviceLoss::sort_vocabulary(const TensorRef& e, const TensorRef& c, const char* call, Stream stream) {
   // Sums of rows in blocks, then scores: both small enough to be allocated for this call.
   const std::int64_t N = e.shape[0], D = desc_.hidden, V = desc_.vocabulary;
   const std::int64_t S = std::max<std::int64_t>(1, blocks_of(N, kernels::label_block));
@@ -77,7 +85,7 @@ void DeviceLoss::find_order(const TensorRef& e, const TensorRef& c, const char* 
     score_there.download(score.data(), score_there.bytes(), stream);
     cuda::synchronize(*gpu, stream);
   }
-  set_order(vocabulary_order({score.begin(), score.end()}), call);
+  order_.set(vocabulary_order({score.begin(), score.end()}), desc_.vocabulary, desc_.device, call);
   // No rows say nothing, nor do rows of which one is not finite.
   provisional_order_ = N == 0 || std::none_of(score.begin(), score.end(), [](float x) { return std::isfinite(x); });
 }
@@ -89,11 +97,12 @@ void DeviceLoss::require_given_order(const std::string& name) const {
 
 TensorRef DeviceLoss::known_order(const TensorRef& compact, const LabelSpace& labels, const TensorRef& c,
                                   const std::string& name, Stream stream) {
+  const std::lock_guard lock(order_mutex_);  // one of several first calls finds it
   if (order_.known() && !provisional_order_) return order_.order();
   if (desc_.order == Order::identity) {  // rows are copied for another reason
     std::vector<std::int64_t> same(static_cast<std::size_t>(desc_.vocabulary));
     std::iota(same.begin(), same.end(), 0);
-    set_order(same, name.c_str());
+    order_.set(same, desc_.vocabulary, desc_.device, name.c_str());
     return order_.order();
   }
   std::int64_t valid = 0;
@@ -106,7 +115,7 @@ TensorRef DeviceLoss::known_order(const TensorRef& compact, const LabelSpace& la
   }
   TensorRef rows = compact;
   rows.shape[0] = valid;
-  find_order(rows, c, name.c_str(), stream);
+  sort_vocabulary(rows, c, name.c_str(), stream);
   return order_.order();
 }
 
@@ -267,7 +276,8 @@ struct DeviceLoss::FilteredCall {
                                 {"row", call.at(kept.row, i32, {K})},
                                 {"column", call.at(kept.column, i32, {K})},
                                 {"row_items", call.at(kept.row_items, i32, {K})},
-                                {"column_items", call.at(kept.column_items, i32, {K})}},
+                                {"column_items", call.at(kept.column_items, i32, {K})},
+                                {"item_piece", call.at(space.item_piece, i32, {K})}},
                     .axes = columns,
                     .device_sizes = device_columns};
     list.axes.emplace_back("N", M);

@@ -53,13 +53,13 @@ FilterSpace lay_out_filter(std::byte* memory, const PlanDesc& desc, std::int64_t
   }
   s.list = take_list(carve, R, W, ranges.capacity);
   s.written = take_list(carve, hidden_blocks, W, hidden_blocks * W);
+  s.item_piece = carve.take<std::int32_t>(ranges.capacity);
   if (ranges.most_pieces > 0) {
     s.piece_begin = carve.take<std::int32_t>(R + 1);
     s.begin_of_piece = carve.take<std::int32_t>(ranges.pieces() + 1);
     s.piece_items = carve.take<std::int32_t>(ranges.pieces() + 1);
     s.piece_start = carve.take<std::int32_t>(ranges.most_pieces, R);
     s.items_of_pieces = carve.take<std::int32_t>(ranges.capacity);
-    s.item_piece = carve.take<std::int32_t>(ranges.capacity);
     s.piece_row = carve.take<std::int32_t>(ranges.pieces() + 1);
     s.counting = carve.take<std::int32_t>(ranges.pieces() + 1);
     s.piece_count = carve.take<std::int32_t>(1);

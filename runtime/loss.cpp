@@ -75,6 +75,12 @@ const PlanDesc& checked(const PlanDesc& d) {
   return d;
 }
 
+/// The largest probability of a block does not say what a correction would have to put in place of it.
+PlanDesc without_impossible(PlanDesc d) {
+  d.correction = d.correction && d.filter != Filter::largest;
+  return d;
+}
+
 /// Sets the rows of m that are not in rows[0 .. valid) to zero.
 void clear_other_rows(const TensorRef& m, const std::int64_t* rows, std::int64_t valid, ThreadPool& pool) {
   const std::int64_t size = size_of(m.dtype), row_bytes = m.shape[1] * size, step = m.strides[0] * size;
@@ -125,7 +131,7 @@ struct Plan::Impl {
   std::unique_ptr<runtime::DeviceLoss> filtered;  // CPU: beside them, for calls with block_lse
 
   Impl(const PlanDesc& d, std::shared_ptr<ThreadPool> p)
-      : desc(checked(d)), pool(std::move(p)), programs({d.vocabulary, d.hidden, d.dtype}) {
+      : desc(without_impossible(checked(d))), pool(std::move(p)), programs({d.vocabulary, d.hidden, d.dtype}) {
     if (desc.device.type == DeviceType::cuda) {
       device = std::make_unique<runtime::DeviceLoss>(desc);
     } else if (runtime::filters(desc)) {

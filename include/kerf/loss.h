@@ -27,8 +27,8 @@ enum class Reduction : std::uint8_t { none, mean, sum };
 enum class Strategy : std::uint8_t { automatic, exact_recompute, min_memory, filtered };
 /// Which tiles (a block of rows by a block of the vocabulary) of dz a filtered backward leaves out. mass: those in
 /// which no row has its target, nor probabilities that add up to filter_threshold. largest: those in which no row has
-/// its target, nor a probability of filter_threshold (the rule of cut-cross-entropy, here to compare with). automatic:
-/// mass with bf16 and f16 and a vocabulary of at least 16384, or with Strategy::filtered; else off.
+/// its target, nor a probability of filter_threshold (the rule of cut-cross-entropy, without a correction, to compare
+/// with). automatic: mass with bf16 and f16 and a vocabulary of at least 16384, or with Strategy::filtered; else off.
 enum class Filter : std::uint8_t { automatic, off, mass, largest };
 /// The order in which tokens of the vocabulary form blocks. Few tiles matter, and the correction of the others is good,
 /// where tokens of a block are alike. automatic: by c times the mean of e, found in the first call and kept;
@@ -81,7 +81,7 @@ struct ForwardArgs {
   TensorRef loss = {};        // optional output, f32, nats: [N] or [B, T] for none, else one element
   TensorRef lse = {};         // optional output, f32, nats: [N] or [B, T]; the backward needs it
   /// Optional output of a plan that filters, f32, dense, of the shape that block_lse_shape tells: log-sum-exp of each
-  /// row with a label over each block of the vocabulary. The filtered backward needs it.
+  /// row with a label over each block of the vocabulary. The filtered backward needs it; it counts to workspace_limit.
   TensorRef block_lse = {};
   TensorRef workspace = {};  // bytes (any dtype, dense), at least workspace_bytes(N, false), aligned to 64
 };
@@ -111,7 +111,7 @@ struct PlanReport {
 struct FilterReport {
   std::int64_t tiles = 0, kept = 0;  // of the rows that have a label
   double kept_share = 1;
-  double dropped_mass = 0;  // of a row's probability, the mean share in tiles that are not kept
+  double dropped_mass = 0;  // of a row's probability, the mean share in tiles that are not kept; largest: at least
 };
 
 /// One linear cross-entropy, compiled for one hidden size, vocabulary and dtype; any number of tokens.
@@ -164,8 +164,8 @@ class Plan {
   std::unique_ptr<Impl> impl_;
 };
 
-/// The tokens of a vocabulary by falling score, equal ones as they are. Scores that make good orders: counts of tokens,
-/// mean probabilities, norms of rows of c, c times a mean hidden state.
+/// The tokens of a vocabulary by falling score, equal ones as they are. Scores that make good orders: counts of tokens
+/// in a large text, mean probabilities, norms of rows of c, c times a mean hidden state.
 std::vector<std::int64_t> vocabulary_order(const std::vector<double>& score);
 
 /// Results that own their memory, for host tensors.

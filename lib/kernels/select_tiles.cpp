@@ -139,6 +139,7 @@ Program list_kept(Sides sides, std::int64_t block_n) {
   Tensor row_rank = p.input("row_rank", i32, {Q, R});
   Tensor row = p.output("row", i32, {K}), column = p.output("column", i32, {K});
   Tensor row_items = p.output("row_items", i32, {K}), column_items = p.output("column_items", i32, {K});
+  Tensor item_piece = p.output("item_piece", i32, {K});
 
   Block b = p.parallel(B, 16), r = p.parallel(R, 32);
   Tile first = p.size(first_axis), here = b.index() >= first && b.index() < p.size(last_axis);
@@ -149,6 +150,7 @@ Program list_kept(Sides sides, std::int64_t block_n) {
   Tile item = where(is_item, since(item_begin) + cast(load(item_rank, b, r), i64), -1);
   store(row, item, cast(r.index() + full(b, r, 0, i64), i32));
   store(column, item, cast(b.index() + full(b, r, 0, i64), i32));
+  store(item_piece, item, full(b, r, 0, i32));  // until place_items knows better
   Tile left = load(row_rank, b.index(), r) - load(row_rank, first, r) + load(row_begin, r.index());
   store(row_items, where(in_row, left, -1), cast(item, i32));
   store(column_items, where(in_column, since(begin) + cast(load(column_rank, b, r), i64), -1), cast(item, i32));

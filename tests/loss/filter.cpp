@@ -509,6 +509,7 @@ TEST_CASE_TEMPLATE("filter: block_lse is the log-sum-exp of each block, or its l
     PlanDesc desc = filtered(f32);
     desc.filter = filter, desc.filter_threshold = 1e-3;
     Routed<On> x({45, 1000, 24}, desc);
+    x.align();
     typename On::Runner plan(x.desc);
     run_filtered(x, plan);
     const auto [B, P] = plan.block_lse_shape(x.N);
@@ -538,6 +539,7 @@ TEST_CASE_TEMPLATE("filter: a token of probability 1 in each row leaves no gradi
   PlanDesc desc = filtered(f32);
   desc.reduction = Reduction::sum;
   Routed<On> x({70, 1000, 8}, desc);
+  x.align();
   for (std::int64_t i = 0; i < x.e.size(); ++i) x.e.set(i, i % 8 == i / 8 % 8 ? 100 : 0);
   for (std::int64_t i = 0; i < x.c.size(); ++i) x.c.set(i, i / 8 % 125 == 0 && i / 8 / 125 == i % 8 ? 10 : 0);
   for (std::int64_t n = 0; n < x.N; ++n) set_label(x, n, n % 8 * 125);
@@ -561,6 +563,7 @@ TEST_CASE_TEMPLATE("filter: of a uniform softmax whole blocks are never dropped,
   for (std::int64_t V : {1024, 1025}) {  // a last block of one token may be dropped
     CAPTURE(V);
     Routed<On> x({150, V, 24}, filtered(f32));
+    x.align();
     for (std::int64_t v = 1; v < V; ++v)
       for (std::int64_t d = 0; d < 24; ++d) x.c.set(v * 24 + d, x.c[d]);
     typename On::Runner plan(x.desc);

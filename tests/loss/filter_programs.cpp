@@ -231,7 +231,8 @@ constexpr std::int64_t block_n = 16;
 void check_lists(const Tiles& x, std::int64_t capacity, std::int64_t most_pieces, Runs& run) {
   const auto [B, R, N, keep_bits, sides] = x;
   const std::int64_t Q = B + 1, rows = blocks_of(N, block_n);
-  const runtime::FilterRanges ranges{.rows = R, .columns = B, .capacity = capacity, .most_pieces = most_pieces};
+  const runtime::FilterRanges ranges{
+      .rows = R, .columns = B, .all_columns = B, .capacity = capacity, .most_pieces = most_pieces};
   const std::string kind = std::string(sides.e ? "e" : "-") + (sides.c ? "c" : "-");
   const auto is_item = [&](std::int64_t b, std::int64_t r) { return sides.e && sides.c ? x.kept(b, r) : r < rows; };
   const auto in_row = [&](std::int64_t b, std::int64_t r) { return sides.e ? x.kept(b, r) : r < rows; };
@@ -310,7 +311,8 @@ void check_lists(const Tiles& x, std::int64_t capacity, std::int64_t most_pieces
   const std::int64_t K = capacity, S = ranges.pieces() + 1;
   Array row(i32, {K}), column(i32, {K}), row_items(i32, {K}), column_items(i32, {K}), row_begin(i32, {R + 1});
   Array column_begin(i32, {Q}), list_count(i32, {1}), piece_begin(i32, {R + 1}), begin_of_piece(i32, {S}),
-      piece_rows(i64, {1});
+      piece_rows(i64, {1}), piece_count(i32, {1}), piece_items(i32, {S}), piece_row(i32, {S}),
+      start(i32, {std::max<std::int64_t>(1, most_pieces), R}), items_of_pieces(i32, {K}), item_piece(i32, {K});
   std::vector<int> seen(static_cast<std::size_t>(B * R), 0);
   for (std::int64_t range = 0; range < count; ++range) {
     CAPTURE(range);
@@ -338,7 +340,8 @@ void check_lists(const Tiles& x, std::int64_t capacity, std::int64_t most_pieces
                     {"row", &row},
                     {"column", &column},
                     {"row_items", &row_items},
-                    {"column_items", &column_items}},
+                    {"column_items", &column_items},
+                    {"item_piece", &item_piece}},
          .axes = axes});
     // Items by column, in a column by row; behind them nothing is written.
     std::int64_t k = 0;
@@ -387,28 +390,52 @@ void check_lists(const Tiles& x, std::int64_t capacity, std::int64_t most_pieces
     if (most_pieces == 0) continue;
     run("cut_rows", cut_rows(block_n),
         {.arrays = {{"row_begin", &row_begin},
-                    {"piece_begin", &piece_begin},
+                    {"start", &start},
                     {"begin", &begin_of_piece},
+                    {"piece_begin", &piece_begin},
+                    {"piece_items", &piece_items},
+                    {"piece_row", &piece_row},
+                    {"count", &piece_count},
                     {"rows", &piece_rows}},
-         .axes = {{"R", R}, {"most", most_pieces}}});
+         .axes = {{"R2", R}}});
+    run("place_items", place_items(),
+        {.arrays = {{"row_begin", &row_begin},
+                    {"row_items", &row_items},
+                    {"row", &row},
+                    {"start", &start},
+                    {"piece_begin", &piece_begin},
+                    {"piece_items", &piece_items},
+                    {"items", &items_of_pieces},
+                    {"item_piece", &item_piece}}});
     const auto pieces = static_cast<std::int64_t>(piece_begin[R]);
     const auto all = static_cast<std::int64_t>(row_begin[R]),
                longest = std::max<std::int64_t>(1, blocks_of(all, most_pieces));
     CHECK(pieces <= most_pieces + R);
+    CHECK(piece_count[0] == static_cast<double>(pieces));
     CHECK(piece_rows[0] == static_cast<double>(pieces * block_n));
     CHECK(piece_begin[0] == 0);
+    CHECK(begin_of_piece[pieces] == static_cast<double>(all));
+    std::vector<std::int64_t> turn(static_cast<std::size_t>(pieces), -1);  // the how manieth of its row a piece is
     for (std::int64_t r = 0; r < R; ++r) {
-      std::int64_t next = static_cast<std::int64_t>(row_begin[r]);
-      for (auto i = static_cast<std::int64_t>(piece_begin[r]); i < static_cast<std::int64_t>(piece_begin[r + 1]); ++i) {
-        CHECK(begin_of_piece[i] == static_cast<double>(next));
-        const auto end = static_cast<std::int64_t>(begin_of_piece[i + 1]);
-        CHECK(end > next);
-        CHECK(end - next <= longest);
-        next = end;
+      auto next = static_cast<std::int64_t>(row_begin[r]);
+      const auto begin_of_row = static_cast<std::int64_t>(piece_begin[r]);
+      for (auto i = begin_of_row; i < static_cast<std::int64_t>(piece_begin[r + 1]); ++i) {
+        const auto piece = static_cast<std::int64_t>(piece_items[i]);
+        REQUIRE(piece >= 0);
+        REQUIRE(piece < pieces);
+        CHECK(piece_row[piece] == static_cast<double>(r));
+        CHECK(turn[static_cast<std::size_t>(piece)] == -1);
+        turn[static_cast<std::size_t>(piece)] = i - begin_of_row;
+        const auto end = static_cast<std::int64_t>(begin_of_piece[piece + 1]);
+        CHECK(end - static_cast<std::int64_t>(begin_of_piece[piece]) <= longest);
+        for (auto j = static_cast<std::int64_t>(begin_of_piece[piece]); j < end; ++j, ++next) {
+          CHECK(items_of_pieces[j] == row_items[next]);
+          CHECK(item_piece[static_cast<std::int64_t>(items_of_pieces[j])] == static_cast<double>(piece));
+        }
       }
       CHECK(next == static_cast<std::int64_t>(row_begin[r + 1]));
     }
-    for (std::int64_t i = pieces; i < S; ++i) CHECK(begin_of_piece[i] == static_cast<double>(all));
+    CHECK(std::is_sorted(turn.begin(), turn.end()));  // first pieces of all rows before second ones
   }
   for (std::int64_t b = 0; b < B; ++b)
     for (std::int64_t r = 0; r < R; ++r) CHECK(seen[static_cast<std::size_t>(b * R + r)] == is_item(b, r));

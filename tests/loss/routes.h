@@ -25,7 +25,7 @@ inline constexpr runtime::DeviceBlocks small_blocks{.forward = {.n = 32, .v = 64
                                                     .backward = {.n = 32, .v = 64, .d = 16, .split = 2},
                                                     .grad_e_d = 32,
                                                     .grad_c_d = 16,
-                                                    .tall = {.n = 48, .v = 32, .d = 16, .split = 2},
+                                                    .tall = {.n = 48, .v = 64, .d = 16, .split = 2},
                                                     .band = 3,
                                                     .boxed = true,
                                                     .pieces = 12};
