@@ -26,7 +26,6 @@ bool filters(const PlanDesc& desc) {
 
 FilterRanges DeviceLoss::filter_ranges(std::int64_t rows) const {
   std::size_t limit = filter_limit(desc_, filtered_->copies_c());
-  if (pool_ && desc_.workspace_limit == 0) limit = std::size_t{256} << 20;
   // What the forward leaves for the backward counts.
   const auto [blocks, tokens] = block_lse_shape(rows);
   limit -= std::min(limit, static_cast<std::size_t>(blocks * tokens) * sizeof(float));
@@ -37,15 +36,19 @@ std::array<std::int64_t, 2> DeviceLoss::block_lse_shape(std::int64_t rows) const
   return {blocks_of(desc_.vocabulary, filtered_->blocks().backward.v), label_blocks(rows) * kernels::label_block};
 }
 
+void DeviceLoss::read_back(void* to, const void* from, std::size_t bytes, Stream stream) const {
+  if (pool_) {
+    std::memcpy(to, from, bytes);
+    return;
+  }
+  const auto gpu = cuda::Device::open(desc_.device.ordinal);
+  cuda::download(*gpu, to, from, bytes, stream);
+  cuda::synchronize(*gpu, stream);
+}
+
 FilterReport DeviceLoss::filter_report(const TensorRef& workspace, Stream stream) const {
   FilterFigures f;
-  if (pool_) {
-    std::memcpy(&f, workspace.data, sizeof f);
-  } else {
-    const auto gpu = cuda::Device::open(desc_.device.ordinal);
-    cuda::download(*gpu, &f, workspace.data, sizeof f, stream);
-    cuda::synchronize(*gpu, stream);
-  }
+  read_back(&f, workspace.data, sizeof f, stream);
   const kernels::Blocks& b = filtered_->blocks().backward;
   FilterReport r{.tiles = blocks_of(f.valid, b.n) * blocks_of(desc_.vocabulary, b.v), .kept = f.kept};
   if (r.kept == kernels::every_tile) r.kept = r.tiles;
@@ -68,23 +71,16 @@ void DeviceLoss::sort_vocabulary(const TensorRef& e, const TensorRef& c, const c
   // Sums of rows in blocks, then scores: both small enough to be allocated for this call.
   const std::int64_t N = e.shape[0], D = desc_.hidden, V = desc_.vocabulary;
   const std::int64_t S = std::max<std::int64_t>(1, blocks_of(N, kernels::label_block));
-  std::vector<float> score(static_cast<std::size_t>(V)), sum(pool_ ? static_cast<std::size_t>(S * D) : 0);
-  cuda::Buffer score_there, sum_there;
-  std::shared_ptr<const cuda::Device> gpu;
-  if (!pool_) {
-    gpu = cuda::Device::open(desc_.device.ordinal);
-    score_there = cuda::Buffer(gpu, score.size() * sizeof(float));
-    sum_there = cuda::Buffer(gpu, static_cast<std::size_t>(S * D) * sizeof(float));
-  }
+  std::vector<float> here(pool_ ? static_cast<std::size_t>(V + S * D) : 0), score(static_cast<std::size_t>(V));
+  cuda::Buffer there;
+  if (!pool_)
+    there = cuda::Buffer(cuda::Device::open(desc_.device.ordinal), static_cast<std::size_t>(V + S * D) * sizeof(float));
+  auto* memory = static_cast<float*>(pool_ ? here.data() : there.data());
   const Call steps{*this, *filtered_, stream};
-  const TensorRef sums = steps.at(pool_ ? sum.data() : sum_there.data(), f32, {S, D});
-  const TensorRef scores = steps.at(pool_ ? score.data() : score_there.data(), f32, {V});
+  const TensorRef sums = steps.at(memory + V, f32, {S, D});
   steps.run(DeviceProgram::sum_rows, {.tensors = {{"e", e}, {"sum", sums}}});
-  steps.run(DeviceProgram::score_rows, {.tensors = {{"c", c}, {"sum", sums}, {"score", scores}}});
-  if (!pool_) {
-    score_there.download(score.data(), score_there.bytes(), stream);
-    cuda::synchronize(*gpu, stream);
-  }
+  steps.run(DeviceProgram::score_rows, {.tensors = {{"c", c}, {"sum", sums}, {"score", steps.at(memory, f32, {V})}}});
+  read_back(score.data(), memory, score.size() * sizeof(float), stream);
   order_.set(vocabulary_order({score.begin(), score.end()}), desc_.vocabulary, desc_.device, call);
   // No rows say nothing, nor do rows of which one is not finite.
   provisional_order_ = N == 0 || std::none_of(score.begin(), score.end(), [](float x) { return std::isfinite(x); });
@@ -106,13 +102,7 @@ TensorRef DeviceLoss::known_order(const TensorRef& compact, const LabelSpace& la
     return order_.order();
   }
   std::int64_t valid = 0;
-  if (pool_) {
-    valid = *labels.valid;
-  } else {
-    const auto gpu = cuda::Device::open(desc_.device.ordinal);
-    cuda::download(*gpu, &valid, labels.valid, sizeof valid, stream);
-    cuda::synchronize(*gpu, stream);
-  }
+  read_back(&valid, labels.valid, sizeof valid, stream);
   TensorRef rows = compact;
   rows.shape[0] = valid;
   sort_vocabulary(rows, c, name.c_str(), stream);

@@ -119,6 +119,7 @@ Ranges DeviceLoss::ranges(const DevicePrograms& p, std::int64_t rows) const {
 
 std::size_t DeviceLoss::workspace(const DevicePrograms& p, std::int64_t rows, bool backward) const {
   if (rows / p.blocks().backward.n >= most_row_blocks) return too_large;
+  if (backward && p.filtered()) return lay_out_filter(nullptr, desc_, rows, p, filter_ranges(rows)).bytes;
   return backward ? lay_out_device_backward(nullptr, desc_, rows, p, ranges(p, rows)).bytes
                   : lay_out_device_forward(nullptr, desc_, rows, p, chunk(p, rows), parts(p, rows)).bytes;
 }
@@ -127,9 +128,7 @@ std::size_t DeviceLoss::workspace(std::int64_t rows, bool backward) const {
   if (rows < 0) throw UsageError(fmt::format("Plan: {} rows; their number must not be negative", rows));
   std::size_t bytes = 0;
   for (const auto& p : programs_) bytes = std::max(bytes, workspace(*p, rows, backward));
-  if (filtered_)
-    bytes = std::max(bytes, backward ? lay_out_filter(nullptr, desc_, rows, *filtered_, filter_ranges(rows)).bytes
-                                     : workspace(*filtered_, rows, false));
+  if (filtered_) bytes = std::max(bytes, workspace(*filtered_, rows, backward));
   if (bytes == too_large) throw UsageError(fmt::format("Plan: the workspace for {} rows passes 2^63 bytes", rows));
   return bytes;
 }

@@ -71,6 +71,8 @@ class DeviceLoss {
   /// Whether calls with this c can be filtered: not where boxes cannot read it and it is not copied.
   bool filters_with(const TensorRef& c) const;
   BlockLseShape shape_of_block_lse() const;
+  /// Waits for the stream.
+  void read_back(void* to, const void* from, std::size_t bytes, Stream stream) const;
   /// With order_mutex_ held.
   void sort_vocabulary(const TensorRef& e, const TensorRef& c, const char* call, Stream stream);
   void filtered_backward(const BackwardCall& args, bool accumulate_dc, Stream stream);

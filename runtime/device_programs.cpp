@@ -98,6 +98,7 @@ double filter_eps(const PlanDesc& desc, const kernels::Blocks& b) {
 
 std::size_t filter_limit(const PlanDesc& desc, bool copies_c) {
   if (desc.workspace_limit > 0) return desc.workspace_limit;
+  if (desc.device.type == DeviceType::cpu) return std::size_t{256} << 20;
   return std::size_t{copies_c ? 1280U : 1024U} << 20;
 }
 
@@ -263,7 +264,7 @@ Program DevicePrograms::record(DeviceProgram which) const {
     case DeviceProgram::cut_ranges: return kernels::cut_ranges();
     case DeviceProgram::begin_rows: return kernels::begin_rows();
     case DeviceProgram::begin_list: return kernels::begin_list();
-    case DeviceProgram::list_selected: return kernels::list_kept(sides, backward.n);
+    case DeviceProgram::list_selected: return kernels::list_selected(sides, backward.n);
     case DeviceProgram::count_kept: return kernels::count_kept();
     case DeviceProgram::keep_all: return kernels::keep_all();
     case DeviceProgram::forget_masses: return kernels::forget_masses();

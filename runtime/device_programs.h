@@ -85,7 +85,7 @@ enum class DeviceProgram : std::uint8_t {
 inline constexpr std::size_t device_programs = 66;
 /// What keep_tiles goes by on a side of a plan that filters.
 double filter_eps(const PlanDesc& desc, const kernels::Blocks& blocks);
-/// Bytes that a filtered backward on a GPU may ask for.
+/// Bytes that a filtered backward may ask for, block_lse among them.
 std::size_t filter_limit(const PlanDesc& desc, bool copies_c);
 
 class DevicePrograms {

@@ -51,8 +51,9 @@ struct PlanDesc {
   std::int64_t shift = 0;
   Strategy strategy = Strategy::automatic;
   /// Bytes the backward may ask for; the least that works is used if larger. 0: 64 MiB on the CPU, 1 GiB on a GPU.
-  /// min_memory does not look at it. On a GPU a copy of c comes on top where one is needed (a filter with an order
-  /// other than identity, a hidden size that is no multiple of 8) and nothing is set here.
+  /// min_memory does not look at it. On a GPU a copy of c comes on top with a hidden size that is no multiple of 8 and
+  /// nothing set here. A filtered backward, block_lse counted: 256 MiB on the CPU, 1 GiB on a GPU, or 1.25 GiB where c
+  /// is copied in the order of the vocabulary.
   std::size_t workspace_limit = 0;
   Filter filter = Filter::automatic;
   double filter_threshold = 0;            // 0: 2^-12, or half of a block's share of the vocabulary if that is less

@@ -65,6 +65,13 @@ Program keep_tiles(Shape s, Blocks b, KeepRule rule) {
   return p.finish();
 }
 
+namespace {
+
+/// Tokens in block number `at` of the vocabulary, f32.
+Tile tokens_in(const Shape& s, const Blocks& b, Tile at) { return cast(min(s.vocabulary - at * b.v, b.v), f32); }
+
+}  // namespace
+
 Program block_means(Shape s, Blocks b) {
   ProgramBuilder p("block_means");
   Axis V = p.axis("V", s.vocabulary), D = p.axis("D", s.hidden), B = p.axis("B", vocabulary_blocks(s, b));
@@ -73,7 +80,7 @@ Program block_means(Shape s, Blocks b) {
   Block at = p.parallel(B, 1), d = p.parallel(D, b.d);
   Tile sum = p.loop(part(V, at, b.v), 1, full(at, d, 0),
                     [&](Block v, Tile acc) { return acc + reduce_sum(cast(c.load_at(c.at(v), v, d), f32), V); });
-  store(cmean, at, d, cast(sum / cast(min(s.vocabulary - at.index() * b.v, b.v), f32), s.dtype));
+  store(cmean, at, d, cast(sum / tokens_in(s, b, at.index()), s.dtype));
   return p.finish();
 }
 
@@ -98,7 +105,7 @@ Program correct_c(Shape s, Blocks b) {
   Tile sum = p.loop(N, 64, zeros(v, d), [&](Block n, Tile acc) {
     return acc + dot(load(m, v, n), load(e, n, d));  // contracts N
   });
-  store(added, v, d, sum / cast(min(s.vocabulary - v.index() * b.v, b.v), f32));
+  store(added, v, d, sum / tokens_in(s, b, v.index()));
   return p.finish();
 }
 

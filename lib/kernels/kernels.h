@@ -164,7 +164,7 @@ Program begin_rows();
 /// item_begin, begin [Q] -> column_begin [Q] i32, count [1] i32.
 Program begin_list();
 /// row, column, row_items, column_items [K] i32; item_piece [K] i32 = 0.
-Program list_kept(Sides sides, std::int64_t block_n);
+Program list_selected(Sides sides, std::int64_t block_n);
 /// kept_count, lost [B], valid [] -> kept [1] i64: tiles that are kept; left_out [1] f32: mass dropped in a row, mean.
 Program count_kept();
 /// kept [1] i64 = every_tile, left_out [1] f32 = 0: of a backward that could not filter.

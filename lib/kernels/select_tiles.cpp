@@ -6,7 +6,7 @@
 //   begin_columns  the sum of the counts of the columns before
 //   cut_ranges     the vocabulary in ranges whose tiles fit the workspace: the column that begins with tile t belongs
 //                  to range t / quota, so a range has at most quota - 1 tiles and one column more
-//   begin_rows, begin_list, list_kept   the list of one range
+//   begin_rows, begin_list, list_selected   the list of one range
 //
 // A side that is not filtered uses every tile; then every tile is made, and the other side walks those it keeps.
 #include <limits>
@@ -129,8 +129,8 @@ Program begin_list() {
   return p.finish();
 }
 
-Program list_kept(Sides sides, std::int64_t block_n) {
-  ProgramBuilder p("list_kept");
+Program list_selected(Sides sides, std::int64_t block_n) {
+  ProgramBuilder p("list_selected");
   Axis B = p.axis("B"), Q = p.axis("Q"), R = p.axis("R"), A = p.axis("A"), K = p.axis("K"), N = p.axis("N");
   Axis first_axis = p.axis("first"), last_axis = p.axis("last");
   Tensor keep = p.input("keep", i32, {B, R}), row_begin = p.input("row_begin", i32, {A});
