@@ -69,21 +69,28 @@ Scored mean_probabilities(const InputOptions& input, const Problem& p) {
   return {mean_probability(more, p.spec.tokens, other_rows), "mean probability in " + which};
 }
 
-Scored norms(const Problem& p) {
+/// What `score` says of each row of c, in double.
+template <class F>
+Scores of_rows_of_c(const Problem& p, const F& score) {
   const std::int64_t D = p.spec.hidden;
-  Scored s{Scores(static_cast<std::size_t>(p.spec.vocabulary)), "norms of the rows of c"};
+  Scores out(static_cast<std::size_t>(p.spec.vocabulary));
   in_pieces(p.spec.vocabulary, 1024, [&](std::int64_t begin, std::int64_t end) {
     Scores row(static_cast<std::size_t>(D));
     for (std::int64_t v = begin; v < end; ++v) {
       to_double(element(static_cast<const void*>(p.c.data()), p.spec.dtype, v * D), p.spec.dtype, D, row.data());
-      s.score[static_cast<std::size_t>(v)] = std::inner_product(row.begin(), row.end(), row.begin(), 0.0);
+      out[static_cast<std::size_t>(v)] = score(row);
     }
   });
-  return s;
+  return out;
+}
+
+Scored norms(const Problem& p) {
+  const auto square = [](const Scores& row) { return std::inner_product(row.begin(), row.end(), row.begin(), 0.0); };
+  return {of_rows_of_c(p, square), "norms of the rows of c"};
 }
 
 /// c times the sum of the rows of e that count.
-Scored mean_logits(const Problem& p) {
+Scores mean_logits(const Problem& p) {
   const std::int64_t D = p.spec.hidden;
   const DType dtype = p.spec.dtype;
   Scores sum(static_cast<std::size_t>(D), 0), x(sum.size());
@@ -92,15 +99,8 @@ Scored mean_logits(const Problem& p) {
     to_double(element(static_cast<const void*>(p.e.data()), dtype, n * D), dtype, D, x.data());
     std::transform(sum.begin(), sum.end(), x.begin(), sum.begin(), std::plus<>());
   }
-  Scored s{Scores(static_cast<std::size_t>(p.spec.vocabulary)), ""};
-  in_pieces(p.spec.vocabulary, 1024, [&](std::int64_t begin, std::int64_t end) {
-    Scores row(static_cast<std::size_t>(D));
-    for (std::int64_t v = begin; v < end; ++v) {
-      to_double(element(static_cast<const void*>(p.c.data()), dtype, v * D), dtype, D, row.data());
-      s.score[static_cast<std::size_t>(v)] = std::inner_product(row.begin(), row.end(), sum.begin(), 0.0);
-    }
-  });
-  return s;
+  return of_rows_of_c(p,
+                      [&](const Scores& row) { return std::inner_product(row.begin(), row.end(), sum.begin(), 0.0); });
 }
 
 /// One token id a line.
@@ -187,7 +187,7 @@ VocabularyOrder choose_order(const InputOptions& input, const PlanDesc& desc, co
   if (name == "identity") return {name, "identity: as the rows of c lie", {}};
   if (name == "auto") {
     VocabularyOrder order{name, "auto: c times the mean of e", {}};
-    if (input.presorted) order.tokens = vocabulary_order(mean_logits(p).score);
+    if (input.presorted) order.tokens = vocabulary_order(mean_logits(p));
     return order;
   }
   if (name != "counts" && name != "meanprob" && name != "norms")
