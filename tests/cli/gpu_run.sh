@@ -5,9 +5,14 @@ set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 mkdir "$folder/bin"
-cp "$1/tools/gpu/run" "$folder/run"
+cp "$1"/tools/gpu/{run,in-parts} "$folder"
 ln -s "$2" "$folder/bin/kerf"
-ln -s /bin/true "$folder/bin/kerf_tests"
+cat >"$folder/bin/kerf_tests" <<'END'
+#!/bin/sh
+echo '[doctest] unskipped test cases passing the current filters: 3'
+echo '[doctest] test cases: 3 | 3 passed | 0 failed | 0 skipped'
+END
+chmod +x "$folder/bin/kerf_tests"
 echo 'Kerf of a test' >"$folder/version"
 cd "$folder"
 
@@ -46,6 +51,21 @@ chmod +x slow
 ln -sf "$folder/slow" bin/kerf_tests
 expect 1 ./run -o slow.md --limit 1 tests
 holds slow.md 'tests: ended after'
-printf '#!/bin/sh\necho "[doctest] test cases:  0 |"\n' >slow
+printf '#!/bin/sh\necho "[doctest] unskipped test cases passing the current filters: 0"\n' >slow
 expect 1 ./run -o empty.md --limit 20 tests
-holds empty.md 'tests: no test was run'
+holds empty.md 'tells no number of test cases'
+
+# Of seven cases in three parts, one fails in the first part and the third breaks off.
+cat >seven <<'END'
+#!/usr/bin/env bash
+case "$*" in
+  *--count*) echo '[doctest] unskipped test cases passing the current filters: 7' ;;
+  *--first=1\ --last=2*) echo '[doctest] test cases: 7 | 6 passed | 1 failed | 0 skipped' && exit 1 ;;
+  *--first=3\ --last=4*) echo '[doctest] test cases: 7 | 7 passed | 0 failed | 0 skipped' ;;
+  *--first=5\ --last=7*) kill -9 $$ ;;
+esac
+END
+chmod +x seven
+expect 1 ./in-parts 3 ./seven
+holds out 'part 3 of 3 ends with exit code 137'
+holds out 'test cases: 7 | 3 passed | 4 failed | in 3 processes at once'

@@ -125,6 +125,7 @@ struct Gpu {
     };
     static PlanDesc on(PlanDesc desc) {
       desc.device = {DeviceType::cuda, 0};
+      if (desc.arch.empty()) desc.arch = forced_arch();
       return desc;
     }
 

@@ -18,6 +18,8 @@ namespace kerf::test {
 
 /// True after `--device cuda` on the command line: then a test that needs a GPU fails without one.
 bool device_required();
+/// What `--arch` on the command line names; empty: each test chooses.
+const std::string& forced_arch();
 
 /// GPU 0; none: said loudly, and the test has nothing to do.
 inline std::shared_ptr<const cuda::Device> gpu() {
@@ -30,8 +32,9 @@ inline std::shared_ptr<const cuda::Device> gpu() {
   }
 }
 
-/// The targets whose code this GPU runs.
+/// The targets that programs are compiled for on this GPU.
 inline std::vector<Target> gpu_targets() {
+  if (!forced_arch().empty()) return {Target::cuda(forced_arch())};
   std::vector<Target> all{Target::cuda("sm_80")};
   const Target own = Target::of({DeviceType::cuda, 0});
   if (own.cpu != "sm_80") all.push_back(own);
