@@ -6,3 +6,4 @@
 #include "kerf/kernel.h"
 #include "kerf/loss.h"
 #include "kerf/tensor.h"
+#include "kerf/version.h"
