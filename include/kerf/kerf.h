@@ -7,3 +7,4 @@
 #include "kerf/loss.h"
 #include "kerf/tensor.h"
 #include "kerf/version.h"
+#include "kerf/wisdom.h"

@@ -25,7 +25,7 @@ done
 for folder in include lib runtime tests/lib tests/runtime tests/loss tests/tour tools; do
   forbid "$folder" 'codegen/llvm\.h|codegen/cpu/(math|target)\.h' "$folder includes LLVM through codegen"
 done
-forbid include '(lib|codegen|runtime|tests|tools)/|fmt/|cuda' 'include may include itself and the standard library'
+forbid include '(lib|codegen|runtime|tests|tools)/|fmt/|nlohmann/|cuda' 'include may include itself and the standard library'
 forbid lib '(codegen|runtime|tests|tools)/' 'lib may include include and lib'
 forbid codegen '(runtime|tests|tools)/' 'codegen may include include, lib and codegen'
 forbid runtime '(tests|tools)/' 'runtime may include include, lib, codegen and runtime'
