@@ -145,7 +145,7 @@ class Wisdom {
   /// Throws UsageError for a record that a file could not hold: without a key, with a negative or infinite time, ...
   void add(const WisdomRecord& record);
   void merge(const Wisdom& other);
-  /// Drops what is named; returns how many records that were.
+  /// Drops what is named; returns how many records that were. UsageError where `before` is no date.
   std::size_t prune(const WisdomPrune& what);
 
   /// The winner for a key, its tokens rounded up, as measured with these validators; where that bucket has none, the

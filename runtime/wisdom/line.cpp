@@ -174,14 +174,6 @@ class Fields {
   std::string prefix_;
 };
 
-bool is_date(std::string_view text) {
-  constexpr std::string_view full = "dddd-dd-ddTdd:dd:ddZ";
-  if (text.size() != 10 && text.size() != full.size()) return false;
-  for (std::size_t i = 0; i < text.size(); ++i)
-    if (full[i] == 'd' ? text[i] < '0' || text[i] > '9' : text[i] != full[i]) return false;
-  return true;
-}
-
 WisdomKey key_of(Fields f) {
   WisdomKey k;
   k.op = f.text("op");
@@ -261,6 +253,14 @@ class ObjectText {
 };
 
 }  // namespace
+
+bool is_date(std::string_view text) {
+  constexpr std::string_view full = "dddd-dd-ddTdd:dd:ddZ";
+  if (text.size() != 10 && text.size() != full.size()) return false;
+  for (std::size_t i = 0; i < text.size(); ++i)
+    if (full[i] == 'd' ? text[i] < '0' || text[i] > '9' : text[i] != full[i]) return false;
+  return true;
+}
 
 std::variant<WisdomHeader, WisdomRecord, BadLine> parse_wisdom_line(std::string_view line) {
   Builder builder;

@@ -30,6 +30,8 @@ std::variant<WisdomHeader, WisdomRecord, BadLine> parse_wisdom_line(std::string_
 /// Without an end of line.
 std::string to_line(const WisdomHeader& header);
 std::string to_line(const WisdomRecord& record);
+/// "2026-11-21" or "2026-11-21T10:20:30Z".
+bool is_date(std::string_view text);
 /// The record as a file would give it back; UsageError where none could hold it.
 WisdomRecord checked(const WisdomRecord& record);
 

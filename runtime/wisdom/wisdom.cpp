@@ -209,6 +209,9 @@ void Wisdom::merge(const Wisdom& other) {
 }
 
 std::size_t Wisdom::prune(const WisdomPrune& what) {
+  if (!what.before.empty() && !runtime::is_date(what.before))
+    throw UsageError(
+        fmt::format("prune: '{}' is no date; write it as 2026-11-21 or 2026-11-21T10:20:30Z", what.before));
   const std::size_t before = records_.size();
   std::erase_if(records_, [&](const WisdomRecord& r) {
     return (!what.kerf.empty() && r.validators.kerf != what.kerf) || r.date < what.before;

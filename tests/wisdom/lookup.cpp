@@ -1,6 +1,7 @@
 // What a lookup finds and says, what seeds a search, and which records are exported and pruned.
 #include <doctest/doctest.h>
 
+#include "tests/support/errors.h"
 #include "tests/wisdom/records.h"
 
 using namespace kerf;
@@ -163,4 +164,6 @@ TEST_CASE("wisdom: prune drops other versions, old records and losers, and finds
   w = all;
   CHECK(w.prune({.kerf = "0.1.0", .before = "2026-11-01", .losers = true}) == 4);
   CHECK(winner(w) == 512);
+  check_error([&] { w.prune({.before = "yesterday"}); },
+              "prune: 'yesterday' is no date; write it as 2026-11-21 or 2026-11-21T10:20:30Z");
 }
