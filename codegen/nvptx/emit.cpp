@@ -272,6 +272,8 @@ Value* Emitter::pointer_argument(std::int64_t word) {
   return b_.CreateIntToPtr(argument(word), llvm::PointerType::get(module_.getContext(), 1));
 }
 
+Value* Emitter::computed_anew(Value* x) { return asm_call(x->getType(), "mov.b64 $0, $1;", "=l,l", {x}, true); }
+
 Value* Emitter::asm_call(llvm::Type* result, const std::string& text, const std::string& constraints,
                          const std::vector<Value*>& args, bool effects) {
   std::vector<llvm::Type*> types;

@@ -110,6 +110,8 @@ class Emitter {
   Value* pointer_argument(std::int64_t word);
   Value* asm_call(llvm::Type* result, const std::string& text, const std::string& constraints,
                   const std::vector<Value*>& args, bool effects);
+  /// The same 64 bits, of which LLVM does not know that they are: what is computed from them is not kept from earlier.
+  Value* computed_anew(Value* x);
   void barrier();
   Value* axis_size(int axis);
   Value* tile_count(int list);

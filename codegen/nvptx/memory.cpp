@@ -257,7 +257,13 @@ Value* Emitter::packed_pair(Value* low, Value* high, DType t) {
 
 void Emitter::emit_store(const Op& op) {
   if (plan_ && store_by_box(op)) return;
-  const View view = op.kind == OpKind::store ? tensor_view(op, 1) : packed_view(op, op.operands[1]);
+  View view = op.kind == OpKind::store ? tensor_view(op, 1) : packed_view(op, op.operands[1]);
+  const bool inout = p_.tensors[static_cast<std::size_t>(op.tensor)].access == ir::Access::inout;
+  if (inout) {
+    // Computed anew: addresses and conditions that the load of the same elements had would fill registers until here.
+    view.base = computed_anew(view.base);
+    for (Subscript& s : view.subscripts) s.size = computed_anew(s.size);
+  }
   std::vector<ir::AxisExtent> axes = p_.type(op.operands[0]).axes;
   for (const Subscript& s : view.subscripts) {
     const auto more = s.indices < 0 ? std::vector<ir::AxisExtent>{{s.axis, s.extent}} : p_.type(s.indices).axes;
@@ -267,7 +273,6 @@ void Emitter::emit_store(const Op& op) {
   const ir::Type& t = p_.type(op.operands[0]);
   const Layout part = t.axes.size() == axes.size() ? l : l.only(t.axes);
   const auto indices = gather_indices(view, l);
-  const bool inout = p_.tensors[static_cast<std::size_t>(op.tensor)].access == ir::Access::inout;
   if (inout) barrier();  // every thread has read
   auto place = [&](const View& v, int r, Value*& exists) {
     Value* ptr = address(v, l, r, indices, exists);
