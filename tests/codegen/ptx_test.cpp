@@ -80,6 +80,18 @@ TEST_CASE("ptx: on sm_90a products of bf16 and f16 are read by TMA and multiplie
     }
 }
 
+TEST_CASE("ptx: on sm_90a sums that begin with what a ragged tensor holds keep everything in registers") {
+  const kernels::Shape shape{.vocabulary = 255999, .hidden = 2303, .dtype = bf16, .compact = true};
+  const kernels::Blocks rows{.n = 128, .v = 256, .d = 256, .split = 1},
+      columns{.n = 128, .v = 256, .d = 128, .split = 1};
+  for (const Program& p : {kernels::grad_e(shape, rows, true, true, true), kernels::grad_c(shape, columns, bf16, true),
+                           kernels::grad_c(shape, columns, f32, true)}) {
+    const std::string text = emit(p, Stage::assembly, Target::cuda("sm_90a"));
+    CHECK(has(text, "wgmma.mma_async.sync.aligned"));
+    check_assembly(p, text, "sm_90a");
+  }
+}
+
 TEST_CASE("ptx: on sm_90a what the product does not fit is multiplied as on older GPUs") {
   const kernels::Shape shape{.vocabulary = 1000, .hidden = 128, .dtype = bf16, .compact = true};
   const auto text = [](const Program& p) { return emit(p, Stage::assembly, Target::cuda("sm_90a")); };
