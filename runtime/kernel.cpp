@@ -38,11 +38,13 @@ Kernel compile(const Program& program, const Target& target, const Schedule& sch
                                  program.ir().name, device.ordinal, target.level()));
   auto impl = std::make_shared<Kernel::Impl>();
   impl->program = passes::pipeline(program.ir(), schedule.stage && !target.is_cuda());
-  if (target.is_cuda())
+  if (target.is_cuda()) {
     impl->gpu = std::make_unique<const cuda::CompiledProgram>(cuda::Device::open(device.ordinal), impl->program, target,
                                                               schedule);
-  else
-    impl->code = codegen::cpu::compile(impl->program, target, schedule);
+  } else {
+    codegen::cpu::require_runnable(target);
+    impl->code = codegen::cpu::load(codegen::cpu::compile(impl->program, target, schedule));
+  }
   Kernel kernel;
   kernel.impl_ = std::move(impl);
   return kernel;

@@ -33,14 +33,10 @@ Built build(const ir::Program& program, const Target& target, const Schedule& sc
 
 }  // namespace
 
-Code compile(const ir::Program& program, const Target& target, const Schedule& schedule) {
-  require_runnable(target);
+Object compile(const ir::Program& program, const Target& target, const Schedule& schedule) {
   Built b = build(program, target, schedule);
   optimize(*b.module.module, *b.machine);
-  Code code;
-  code.scratch_bytes = b.scratch_bytes;
-  code.entry = reinterpret_cast<Entry>(load(std::move(b.module), program.name, target, code.loaded));
-  return code;
+  return {to_object(*b.module.module, *b.machine), program.name, b.scratch_bytes};
 }
 
 std::size_t scratch_bytes(const ir::Program& program, const Target& target, const Schedule& schedule) {
@@ -52,12 +48,6 @@ std::string emit_text(const ir::Program& program, Stage stage, const Target& tar
   if (stage == Stage::llvm) return to_text(*b.module.module);
   optimize(*b.module.module, *b.machine);
   return to_assembly(*b.module.module, *b.machine);
-}
-
-std::vector<std::byte> emit_object(const ir::Program& program, const Target& target, const Schedule& schedule) {
-  Built b = build(program, target, schedule);
-  optimize(*b.module.module, *b.machine);
-  return to_object(*b.module.module, *b.machine);
 }
 
 }  // namespace kerf::codegen::cpu

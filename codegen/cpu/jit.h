@@ -22,15 +22,24 @@ struct Code {
   std::shared_ptr<void> loaded;   // keeps the machine code in memory
 };
 
-/// Lowers and loads; `program` has been through the passes. Throws DeviceError when this machine lacks the target's
-/// features.
-Code compile(const ir::Program& program, const Target& target, const Schedule& schedule);
+/// Machine code that is not loaded: a relocatable object file.
+struct Object {
+  std::vector<std::byte> bytes;
+  std::string symbol;             // of its Entry
+  std::size_t scratch_bytes = 0;  // as in Code
+};
+
+/// Lowers a program that has been through the passes; works for targets other than the machine at hand.
+Object compile(const ir::Program& program, const Target& target, const Schedule& schedule);
+/// Throws DeviceError naming the features that this machine lacks.
+void require_runnable(const Target& target);
+/// Links an object into this process, nothing outside it being visible to it. Throws InternalError where it is none for
+/// this kind of machine.
+Code load(const Object& object);
 /// Code::scratch_bytes without the cost of making the code.
 std::size_t scratch_bytes(const ir::Program& program, const Target& target, const Schedule& schedule);
 /// LLVM IR as handed to LLVM's optimizer (Stage::llvm) or assembly (Stage::assembly).
 std::string emit_text(const ir::Program& program, Stage stage, const Target& target, const Schedule& schedule);
-/// A relocatable object file; works for targets other than the machine at hand.
-std::vector<std::byte> emit_object(const ir::Program& program, const Target& target, const Schedule& schedule);
 
 /// The `args` of Entry, all 64-bit: the size of each axis; for each tensor its pointer, then a stride in elements per
 /// axis; for each list count, row, column, row_begin, row_items, column_begin, column_items, device_count.

@@ -1,8 +1,11 @@
-// From an LLVM module to machine code: emit an object, link it into this process through ORC.
+// From an LLVM module to an object file, and from an object file to code in this process, linked through ORC.
 //
 // The object linking layer is used without LLJIT around it: kernels refer to nothing outside their module, so what
 // LLJIT adds (platform set-up, symbols of the process, lookup of frame registration) would only cost time.
 #include <fmt/format.h>
+
+#include <cstring>
+#include <span>
 
 #include "codegen/cpu/diagnostics.h"
 #include "codegen/cpu/target.h"
@@ -50,11 +53,10 @@ class Loaded {
   Loaded(const Loaded&) = delete;
   Loaded& operator=(const Loaded&) = delete;
 
-  void* add(llvm::SmallVector<char, 0> object, const std::string& symbol) {
+  void* add(std::span<const std::byte> object, const std::string& symbol) {
     llvm::orc::JITDylib& library = session_->createBareJITDylib("kerf");
-    check(layer_->add(library, std::make_unique<llvm::SmallVectorMemoryBuffer>(std::move(object), symbol,
-                                                                               /*RequiresNullTerminator=*/false)),
-          symbol);
+    const llvm::StringRef bytes(reinterpret_cast<const char*>(object.data()), object.size());
+    check(layer_->add(library, llvm::MemoryBuffer::getMemBufferCopy(bytes, symbol)), symbol);
     auto found = session_->lookup({&library}, session_->intern(symbol));
     if (!found) {
       const std::string text = llvm::toString(found.takeError());
@@ -70,15 +72,26 @@ class Loaded {
   std::unique_ptr<llvm::orc::ObjectLinkingLayer> layer_;
 };
 
+/// The linker takes objects of any machine.
+void require_for_this_machine(const Object& object) {
+  namespace elf = llvm::ELF;
+  const unsigned machine = llvm::Triple(llvm::sys::getProcessTriple()).isAArch64() ? elf::EM_AARCH64 : elf::EM_X86_64;
+  elf::Elf64_Ehdr header{};
+  if (object.bytes.size() >= sizeof header) std::memcpy(&header, object.bytes.data(), sizeof header);
+  if (!header.checkMagic() || header.getFileClass() != elf::ELFCLASS64 || header.e_machine != machine)
+    throw InternalError(fmt::format("load: {} is no object file for this machine", object.symbol));
+}
+
 }  // namespace
 
-void* load(Module module, const std::string& symbol, const Target& target, std::shared_ptr<void>& loaded) {
-  const std::unique_ptr<llvm::TargetMachine> machine = make_target_machine(target);
-  llvm::SmallVector<char, 0> object = emit(*module.module, *machine, llvm::CodeGenFileType::ObjectFile);
-  auto holder = std::make_shared<Loaded>(symbol);
-  void* address = holder->add(std::move(object), symbol);
-  loaded = std::move(holder);
-  return address;
+Code load(const Object& object) {
+  require_for_this_machine(object);
+  auto holder = std::make_shared<Loaded>(object.symbol);
+  Code code;
+  code.entry = reinterpret_cast<Entry>(holder->add(object.bytes, object.symbol));
+  code.scratch_bytes = object.scratch_bytes;
+  code.loaded = std::move(holder);
+  return code;
 }
 
 std::string to_text(llvm::Module& module) {

@@ -18,8 +18,6 @@ CpuInfo cpu_info(const Target& target);
 std::unique_ptr<llvm::TargetMachine> make_target_machine(const Target& target);
 /// Features, tuning and vector width; every function of a module needs them.
 void set_target_attributes(llvm::Function& f, const Target& target);
-/// Throws DeviceError naming the features that this machine lacks.
-void require_runnable(const Target& target);
 
 /// A module in a context of its own.
 struct Module {
@@ -28,9 +26,6 @@ struct Module {
 };
 /// Cleans up after the emitter (a short list of LLVM passes; most of the work was done by Kerf's own).
 void optimize(llvm::Module& module, llvm::TargetMachine& machine);
-/// Links the module into this process, nothing outside it being visible to it, and returns the address of `symbol`;
-/// `loaded` keeps it in memory.
-void* load(Module module, const std::string& symbol, const Target& target, std::shared_ptr<void>& loaded);
 std::string to_text(llvm::Module& module);
 /// Both change the module on the way; it cannot be emitted twice.
 std::string to_assembly(llvm::Module& module, llvm::TargetMachine& machine);

@@ -68,7 +68,7 @@ Object read_object(const std::vector<std::byte>& file) {
 }
 
 Object lower(const Program& program, const Target& target) {
-  return read_object(codegen::cpu::emit_object(passes::pipeline(program.ir(), true), target, {}));
+  return read_object(codegen::cpu::compile(passes::pipeline(program.ir(), true), target, {}).bytes);
 }
 
 }  // namespace kerf::test
