@@ -30,16 +30,18 @@ bool boxes_fit(const TensorRef& t) {
 
 }  // namespace
 
-DeviceLoss::DeviceLoss(const PlanDesc& desc) : desc_(desc) {
+DeviceLoss::DeviceLoss(const PlanDesc& desc, std::shared_ptr<CodeCache> cache) : desc_(desc) {
   const kernels::Shape shape{desc.vocabulary, desc.hidden, desc.dtype};
   const Target target = target_of(desc);
   const bool boxes = reads_in_boxes(desc, target);
-  if (boxes) programs_.push_back(std::make_unique<DevicePrograms>(desc, choose_boxed_blocks(shape, target), target));
-  programs_.push_back(
-      std::make_unique<DevicePrograms>(desc, choose_plain_blocks(shape), boxes ? Target::cuda("sm_80") : target));
+  if (boxes)
+    programs_.push_back(
+        std::make_unique<DevicePrograms>(desc, choose_boxed_blocks(shape, target), target, false, cache));
+  programs_.push_back(std::make_unique<DevicePrograms>(desc, choose_plain_blocks(shape),
+                                                       boxes ? Target::cuda("sm_80") : target, false, cache));
   if (kerf::runtime::filters(desc))
     filtered_ = std::make_unique<DevicePrograms>(
-        desc, boxes ? choose_boxed_blocks(shape, target) : choose_plain_blocks(shape), target, true);
+        desc, boxes ? choose_boxed_blocks(shape, target) : choose_plain_blocks(shape), target, true, cache);
 }
 
 DeviceLoss::DeviceLoss(const PlanDesc& desc, const DeviceBlocks& boxed, const DeviceBlocks& plain,
@@ -50,9 +52,10 @@ DeviceLoss::DeviceLoss(const PlanDesc& desc, const DeviceBlocks& boxed, const De
   if (kerf::runtime::filters(desc)) filtered_ = std::make_unique<DevicePrograms>(desc, boxed, Target::host(), true);
 }
 
-DeviceLoss::DeviceLoss(const PlanDesc& desc, const DeviceBlocks& blocks, std::shared_ptr<ThreadPool> pool)
+DeviceLoss::DeviceLoss(const PlanDesc& desc, const DeviceBlocks& blocks, std::shared_ptr<ThreadPool> pool,
+                       std::shared_ptr<CodeCache> cache)
     : desc_(desc), pool_(std::move(pool)) {
-  filtered_ = std::make_unique<DevicePrograms>(desc, blocks, Target::host(), true);
+  filtered_ = std::make_unique<DevicePrograms>(desc, blocks, Target::host(), true, std::move(cache));
 }
 
 bool DeviceLoss::filters_with(const TensorRef& c) const {

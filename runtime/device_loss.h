@@ -33,13 +33,14 @@ bool filters(const PlanDesc& desc);
 class DeviceLoss {
  public:
   /// On desc.device, with blocks for its code.
-  explicit DeviceLoss(const PlanDesc& desc);
+  DeviceLoss(const PlanDesc& desc, std::shared_ptr<CodeCache> cache);
   /// On the CPU, where `pool` stands in for the stream. `boxed` and `plain`: as if its code read in boxes.
   DeviceLoss(const PlanDesc& desc, const DeviceBlocks& boxed, const DeviceBlocks& plain,
              std::shared_ptr<ThreadPool> pool);
 
   /// On the CPU, for calls with block_lse alone.
-  DeviceLoss(const PlanDesc& desc, const DeviceBlocks& blocks, std::shared_ptr<ThreadPool> pool);
+  DeviceLoss(const PlanDesc& desc, const DeviceBlocks& blocks, std::shared_ptr<ThreadPool> pool,
+             std::shared_ptr<CodeCache> cache);
 
   /// Those for tensors that lie as the device likes it best.
   DevicePrograms& programs() { return *programs_[0]; }

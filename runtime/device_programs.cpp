@@ -102,8 +102,14 @@ std::size_t filter_limit(const PlanDesc& desc, bool copies_c) {
   return std::size_t{copies_c ? 1280U : 1024U} << 20;
 }
 
-DevicePrograms::DevicePrograms(const PlanDesc& desc, const DeviceBlocks& blocks, const Target& target, bool filtered)
-    : desc_(desc), blocks_(blocks), target_(target), filtered_(filtered), window_(desc.vocabulary) {
+DevicePrograms::DevicePrograms(const PlanDesc& desc, const DeviceBlocks& blocks, const Target& target, bool filtered,
+                               std::shared_ptr<CodeCache> cache)
+    : desc_(desc),
+      blocks_(blocks),
+      target_(target),
+      cache_(std::move(cache)),
+      filtered_(filtered),
+      window_(desc.vocabulary) {
   if (!filtered || !copies_c()) return;
   const auto block_bytes = static_cast<std::size_t>(blocks.backward.v * copied_row(desc) * size_of(desc.dtype));
   const std::int64_t all = blocks_of(desc.vocabulary, blocks.backward.v);
@@ -301,7 +307,9 @@ Schedule DevicePrograms::schedule(DeviceProgram which) const {
 
 const Kernel& DevicePrograms::kernel(DeviceProgram which) {
   const auto i = static_cast<std::size_t>(which);
-  std::call_once(compiled_[i], [&] { kernels_[i] = compile(record(which), target_, schedule(which), desc_.device); });
+  std::call_once(compiled_[i], [&] {
+    kernels_[i] = compile(record(which), target_, schedule(which), desc_.device, cache_);
+  });
   return kernels_[i];
 }
 

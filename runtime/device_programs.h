@@ -90,8 +90,9 @@ std::size_t filter_limit(const PlanDesc& desc, bool copies_c);
 
 class DevicePrograms {
  public:
-  /// `filtered`: of a filtered backward and the forward before it.
-  DevicePrograms(const PlanDesc& desc, const DeviceBlocks& blocks, const Target& target, bool filtered = false);
+  /// `filtered`: of a filtered backward and the forward before it. Without a cache every program is compiled.
+  DevicePrograms(const PlanDesc& desc, const DeviceBlocks& blocks, const Target& target, bool filtered = false,
+                 std::shared_ptr<CodeCache> cache = nullptr);
 
   const DeviceBlocks& blocks() const { return blocks_; }
   bool filtered() const { return filtered_; }
@@ -119,6 +120,7 @@ class DevicePrograms {
   PlanDesc desc_;
   DeviceBlocks blocks_;
   Target target_;
+  std::shared_ptr<CodeCache> cache_;
   bool filtered_;
   std::int64_t window_;
   std::array<std::once_flag, device_programs> compiled_;

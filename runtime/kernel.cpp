@@ -12,6 +12,7 @@
 #include "kerf/error.h"
 #include "lib/ir/ir.h"
 #include "lib/passes/passes.h"
+#include "runtime/cache/cache.h"
 #include "runtime/cuda/device.h"
 #include "runtime/cuda/program.h"
 
@@ -23,7 +24,7 @@ constexpr std::size_t alignment = 64;
 
 struct Kernel::Impl {
   ir::Program program;  // after the passes
-  codegen::cpu::Code code;
+  std::shared_ptr<const codegen::cpu::Code> code;
   std::unique_ptr<const cuda::CompiledProgram> gpu;  // in place of `code`
 };
 
@@ -32,19 +33,18 @@ Target Target::of(Device device) {
   return cuda(cuda::architecture(cuda::device_info(*cuda::Driver::open(), device.ordinal)));
 }
 
-Kernel compile(const Program& program, const Target& target, const Schedule& schedule, Device device) {
+Kernel compile(const Program& program, const Target& target, const Schedule& schedule, Device device,
+               std::shared_ptr<CodeCache> cache) {
   if (device.type == DeviceType::cuda && !target.is_cuda())
     throw UsageError(fmt::format("compile: {} for cuda:{} with a target of the CPU ({}); use Target::of(device)",
                                  program.ir().name, device.ordinal, target.level()));
   auto impl = std::make_shared<Kernel::Impl>();
   impl->program = passes::pipeline(program.ir(), schedule.stage && !target.is_cuda());
-  if (target.is_cuda()) {
+  if (target.is_cuda())
     impl->gpu = std::make_unique<const cuda::CompiledProgram>(cuda::Device::open(device.ordinal), impl->program, target,
                                                               schedule);
-  } else {
-    codegen::cpu::require_runnable(target);
-    impl->code = codegen::cpu::load(codegen::cpu::compile(impl->program, target, schedule));
-  }
+  else
+    impl->code = cache::cpu_code(cache.get(), impl->program, target, schedule);
   Kernel kernel;
   kernel.impl_ = std::move(impl);
   return kernel;
@@ -57,7 +57,7 @@ const std::string& Kernel::name() const {
 
 std::size_t Kernel::scratch_bytes(int threads) const {
   if (!impl_) throw UsageError("Kernel::scratch_bytes: an empty kernel; make one with compile");
-  return impl_->code.scratch_bytes * static_cast<std::size_t>(threads);
+  return impl_->code ? impl_->code->scratch_bytes * static_cast<std::size_t>(threads) : 0;
 }
 
 void Kernel::launch(const LaunchArgs& args, ThreadPool& pool) const {
@@ -69,7 +69,7 @@ void Kernel::launch(const LaunchArgs& args, ThreadPool& pool) const {
   if (reinterpret_cast<std::uintptr_t>(args.scratch) % alignment)
     throw UsageError(fmt::format("{}: scratch at {} is not aligned to {} bytes", name(), args.scratch, alignment));
   const std::vector<std::int64_t> packed = codegen::cpu::pack_args(impl_->program, bound);
-  const codegen::cpu::Code& code = impl_->code;
+  const codegen::cpu::Code& code = *impl_->code;
 
   const auto release = [](std::byte* p) { ::operator delete[](p, std::align_val_t{alignment}); };
   std::unique_ptr<std::byte[], decltype(release)> own(nullptr, release);

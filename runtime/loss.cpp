@@ -126,18 +126,23 @@ float fill_upstream(const TensorRef& grad, Reduction reduction, DType dtype, con
 struct Plan::Impl {
   PlanDesc desc;
   std::shared_ptr<ThreadPool> pool;
+  std::shared_ptr<CodeCache> cache;
   runtime::LossPrograms programs;
   std::unique_ptr<runtime::DeviceLoss> device;    // in place of the programs
   std::unique_ptr<runtime::DeviceLoss> filtered;  // CPU: beside them, for calls with block_lse
 
-  Impl(const PlanDesc& d, std::shared_ptr<ThreadPool> p)
-      : desc(without_impossible(checked(d))), pool(std::move(p)), programs({d.vocabulary, d.hidden, d.dtype}) {
+  Impl(const PlanDesc& d, Shared shared)
+      : desc(without_impossible(checked(d))),
+        pool(std::move(shared.pool)),
+        cache(shared.cache ? std::move(shared.cache) : std::make_shared<CodeCache>()),
+        programs({d.vocabulary, d.hidden, d.dtype}, cache) {
+    if (!pool && desc.device.type == DeviceType::cpu) pool = std::make_shared<ThreadPool>(desc.threads);
     if (desc.device.type == DeviceType::cuda) {
-      device = std::make_unique<runtime::DeviceLoss>(desc);
+      device = std::make_unique<runtime::DeviceLoss>(desc, cache);
     } else if (runtime::filters(desc)) {
       PlanDesc checked = desc;
       checked.check_labels = true;
-      filtered = std::make_unique<runtime::DeviceLoss>(checked, runtime::choose_filter_blocks(shape()), pool);
+      filtered = std::make_unique<runtime::DeviceLoss>(checked, runtime::choose_filter_blocks(shape()), pool, cache);
     }
   }
 
@@ -195,15 +200,7 @@ struct Plan::Impl {
   }
 };
 
-Plan::Plan(const PlanDesc& desc) {
-  checked(desc);
-  const bool cpu = desc.device.type == DeviceType::cpu;
-  impl_ = std::make_unique<Impl>(desc, cpu ? std::make_shared<ThreadPool>(desc.threads) : nullptr);
-}
-Plan::Plan(const PlanDesc& desc, std::shared_ptr<ThreadPool> pool) {
-  if (!pool) throw UsageError("Plan: the thread pool is null");
-  impl_ = std::make_unique<Impl>(desc, std::move(pool));
-}
+Plan::Plan(const PlanDesc& desc, Shared shared) : impl_(std::make_unique<Impl>(desc, std::move(shared))) {}
 Plan::~Plan() = default;
 Plan::Plan(Plan&&) noexcept = default;
 Plan& Plan::operator=(Plan&&) noexcept = default;

@@ -3,6 +3,7 @@
 #include "codegen/cpu/jit.h"
 #include "kerf/error.h"
 #include "lib/passes/passes.h"
+#include "runtime/cache/cache.h"
 
 namespace kerf::runtime {
 
@@ -51,7 +52,9 @@ Schedule LossPrograms::schedule(LossProgram which) const {
 
 const Kernel& LossPrograms::kernel(LossProgram which) {
   const auto i = static_cast<std::size_t>(which);
-  std::call_once(compiled_[i], [&] { kernels_[i] = compile(record(which), Target::host(), schedule(which)); });
+  std::call_once(compiled_[i], [&] {
+    kernels_[i] = compile(record(which), Target::host(), schedule(which), {}, cache_);
+  });
   return kernels_[i];
 }
 
@@ -59,7 +62,9 @@ std::size_t LossPrograms::scratch_bytes(LossProgram which) {
   const auto i = static_cast<std::size_t>(which);
   std::call_once(measured_[i], [&] {
     const Schedule how = schedule(which);
-    scratch_[i] = codegen::cpu::scratch_bytes(passes::pipeline(record(which).ir(), how.stage), Target::host(), how);
+    const ir::Program program = passes::pipeline(record(which).ir(), how.stage);
+    const auto kept = cache::kept_cpu_code(cache_.get(), program, Target::host(), how);
+    scratch_[i] = kept ? kept->scratch_bytes : codegen::cpu::scratch_bytes(program, Target::host(), how);
   });
   return scratch_[i];
 }

@@ -28,7 +28,8 @@ inline constexpr std::size_t loss_programs = 10;
 
 class LossPrograms {
  public:
-  explicit LossPrograms(const kernels::Shape& shape) : shape_(shape), blocks_(choose_blocks(shape)) {}
+  LossPrograms(const kernels::Shape& shape, std::shared_ptr<CodeCache> cache)
+      : shape_(shape), blocks_(choose_blocks(shape)), cache_(std::move(cache)) {}
 
   const PlanBlocks& blocks() const { return blocks_; }
   /// Those that this dtype has.
@@ -44,6 +45,7 @@ class LossPrograms {
  private:
   kernels::Shape shape_;
   PlanBlocks blocks_;
+  std::shared_ptr<CodeCache> cache_;
   std::array<std::once_flag, loss_programs> compiled_, measured_;
   std::array<Kernel, loss_programs> kernels_;
   std::array<std::size_t, loss_programs> scratch_{};

@@ -1,6 +1,7 @@
 // Everything a user may include.
 #pragma once
 
+#include "kerf/cache.h"
 #include "kerf/dsl.h"
 #include "kerf/error.h"
 #include "kerf/kernel.h"

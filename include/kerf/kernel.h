@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "kerf/cache.h"
 #include "kerf/dsl.h"
 #include "kerf/tensor.h"
 
@@ -137,15 +138,15 @@ class Kernel {
   bool valid() const { return impl_ != nullptr; }
 
  private:
-  friend Kernel compile(const Program&, const Target&, const Schedule&, Device);
+  friend Kernel compile(const Program&, const Target&, const Schedule&, Device, std::shared_ptr<CodeCache>);
   struct Impl;
   std::shared_ptr<const Impl> impl_;
 };
 
 /// Lowers and loads a program. Throws DeviceError when the target is not the machine at hand. A GPU target is loaded on
-/// `device`, GPU 0 where none is named.
+/// `device`, GPU 0 where none is named. With a cache only what is not in it is lowered.
 Kernel compile(const Program& program, const Target& target = Target::host(), const Schedule& schedule = {},
-               Device device = {});
+               Device device = {}, std::shared_ptr<CodeCache> cache = nullptr);
 
 /// The text of one stage; needs no machine of the target's kind.
 std::string emit(const Program& program, Stage stage, const Target& target = Target::host(),

@@ -115,19 +115,24 @@ struct FilterReport {
   double dropped_mass = 0;  // of a row's probability, the mean share in tiles that are not kept; largest: at least
 };
 
+/// What plans may have in common; the plan makes what is not given.
+struct Shared {
+  std::shared_ptr<ThreadPool> pool = nullptr;  // of desc.threads; not given on a GPU, made for prepare alone
+  std::shared_ptr<CodeCache> cache = nullptr;  // the one of the environment
+};
+
 /// One linear cross-entropy, compiled for one hidden size, vocabulary and dtype; any number of tokens.
 /// Immutable once prepared; calls on one plan from several threads take turns on its thread pool.
 class Plan {
  public:
   /// Throws UsageError for sizes, dtypes or options that make no sense, DeviceError where the device is not there.
   /// Compiles nothing.
-  explicit Plan(const PlanDesc& desc);
-  Plan(const PlanDesc& desc, std::shared_ptr<ThreadPool> pool);
+  explicit Plan(const PlanDesc& desc, Shared shared = {});
   ~Plan();
   Plan(Plan&&) noexcept;
   Plan& operator=(Plan&&) noexcept;
 
-  /// Compiles every program now; without it the first forward and the first backward do. A plan that filters compiles
+  /// Compiles every program that the cache does not have; without it the first forward and the first backward do. A plan that filters compiles
   /// those of calls with block_lse. On a GPU of compute capability
   /// 9.0 a c (with min_memory also a de) in bf16 or f16 whose rows do not begin at multiples of 16 bytes has slower
   /// programs of its own, compiled when first needed.

@@ -81,7 +81,6 @@ TEST_CASE("plan: sizes, dtypes and options that make no sense are refused") {
   CHECK(plan_refused({.hidden = 8, .vocabulary = 5, .shift = -1}) == "PlanDesc: shift is -1; it must not be negative");
   CHECK(plan_refused({.hidden = 8, .vocabulary = 5, .threads = -1}) ==
         "ThreadPool: -1 threads; it must be from 1 to 1024, or 0 for all processors");
-  CHECK(refused([] { Plan plan({.hidden = 8, .vocabulary = 5}, nullptr); }) == "Plan: the thread pool is null");
   CHECK(plan_refused({.hidden = 8, .vocabulary = 5, .arch = "sm_80"}) ==
         "PlanDesc: arch is sm_80 and the plan computes on the cpu; name a GPU in device");
   for (double threshold : {-0.5, 1.5, std::numeric_limits<double>::infinity()})

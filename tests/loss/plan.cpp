@@ -106,7 +106,7 @@ TEST_CASE("plan: calls from several threads at once give each its own result") {
 TEST_CASE("plan: one pool may serve several plans") {
   const auto pool = std::make_shared<ThreadPool>(3);
   LossCase x({40, 50, 8}, {}), y({40, 60, 9}, {.dtype = bf16});
-  Plan a(x.desc, pool), b(y.desc, pool);
+  Plan a(x.desc, {.pool = pool}), b(y.desc, {.pool = pool});
   x.run(a);
   y.run(b);
   x.check();

@@ -3,6 +3,7 @@
 #define DOCTEST_CONFIG_IMPLEMENT
 #include <doctest/doctest.h>
 
+#include <cstdlib>
 #include <string>
 #include <string_view>
 
@@ -23,5 +24,6 @@ int main(int argc, char** argv) {
     if (option == "--device" && value == "cuda") kerf::test::required = true;
     if (option == "--arch") kerf::test::arch = value;
   }
+  setenv("KERF_CACHE", "off", 1);  // tests of the cache say where it lies
   return doctest::Context(argc, argv).run();
 }

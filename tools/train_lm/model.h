@@ -111,7 +111,7 @@ class Model {
         tied_(tied),
         random_(seed),
         pool_(std::make_shared<kerf::ThreadPool>(threads)),
-        plan_(plan_of(vocabulary, hidden, filter), pool_),
+        plan_(plan_of(vocabulary, hidden, filter), {.pool = pool_}),
         table_(vocabulary, hidden, 0.05f, random_),
         classifier_(tied ? 0 : vocabulary, hidden, 0.02f, random_),
         w_(features_, hidden, 1 / std::sqrt(static_cast<float>(features_)), random_),
