@@ -216,7 +216,7 @@ Folder::Read Folder::read(const std::string& name) const {
   }
   std::optional<Entry> entry = parse(bytes);
   if (!entry || file_name(entry->key) != name) return damaged();
-  if (access_ != Access::layer) {
+  if (access_ == Access::own) {
     const std::int64_t now = seconds_of(outside_.now());
     if (s.st_mtim.tv_sec > now || now - s.st_mtim.tv_sec > stamp_every.count()) touch(in.get());
   }

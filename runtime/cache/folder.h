@@ -45,7 +45,7 @@ class File {
 
 enum class Access : std::uint8_t {
   own,    // made if absent, written
-  look,   // written, and not made
+  look,   // not made; what is read does not count as used
   layer,  // may be root's, only read
 };
 

@@ -7,6 +7,7 @@
 #include <optional>
 
 #include "codegen/cpu/jit.h"
+#include "kerf/cache.h"
 #include "kerf/error.h"
 #include "runtime/cuda/device.h"
 #include "tools/kerf/verbs.h"
@@ -181,6 +182,8 @@ int doctor(const DoctorOptions& options) {
     advice.push_back(
         "OpenBLAS is not installed, so `kerf bench` has nothing to compare with: apt-get install libopenblas0-pthread");
 
+  const CacheStatus cache = CodeCache().status();
+  for (const std::string& w : cache.warnings) advice.push_back("cache: " + w);
   const std::string llvm = codegen::cpu::llvm_version();
   if (options.json) {
     print_json(
@@ -195,7 +198,8 @@ int doctor(const DoctorOptions& options) {
                            : nlohmann::ordered_json(nullptr)},
          {"cuda_driver", !driver.empty()},
          {"gpu", gpu ? gpu->json : nlohmann::ordered_json(nullptr)},
-         {"cache_folder", nullptr},
+         {"cache_folder",
+          cache.folder.empty() ? nlohmann::ordered_json(nullptr) : nlohmann::ordered_json(cache.folder)},
          {"advice", advice}});
   } else {
     const auto line = [](const char* name, const std::string& value) { fmt::print("{:<14}{}\n", name, value); };
@@ -209,7 +213,8 @@ int doctor(const DoctorOptions& options) {
     line("OpenBLAS", blas ? fmt::format("{}; kernels for {}", blas->config(), blas->core()) : "not found");
     line("CUDA driver", driver.empty() ? "none that works; not needed on the cpu" : driver);
     for (const auto& [name, value] : gpu ? gpu->lines : decltype(gpu->lines){}) line(name, value);
-    line("cache folder", "none; programs are compiled when first used and kept in memory");
+    line("cache folder", cache.folder.empty() ? "none; programs are compiled when first used and kept in memory"
+                                              : cache.folder + " (see kerf cache)");
     for (const std::string& a : advice) fmt::print("-> {}\n", a);
     if (advice.empty()) fmt::print("nothing is missing\n");
   }

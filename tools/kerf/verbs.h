@@ -20,6 +20,7 @@ void add_bench(CLI::App& app, Run& run);
 void add_filter_study(CLI::App& app, Run& run);
 void add_emit(CLI::App& app, Run& run);
 void add_doctor(CLI::App& app, Run& run);
+void add_cache(CLI::App& app, Run& run);
 void add_wisdom(CLI::App& app, Run& run);
 
 /// Options of a verb, alive as long as its subcommand; `action` is what the verb does with them.
