@@ -280,6 +280,8 @@ class ProgramBuilder {
                       Here where = Here::current());
   Packed packed_output(std::string name, DType dtype, TileList list, std::vector<Axis> order,
                        Here where = Here::current());
+  Packed packed_inout(std::string name, DType dtype, TileList list, std::vector<Axis> order,
+                      Here where = Here::current());
 
   /// One instance of the program per block; of several calls the last varies fastest. Comes before any other operation.
   Block parallel(Axis axis, std::int64_t extent, Here where = Here::current());

@@ -158,6 +158,10 @@ Packed ProgramBuilder::packed_output(std::string name, DType dtype, TileList lis
   const int id = recorder_->id(list, name, where);
   return {recorder_.get(), recorder_->tensor({std::move(name), dtype, ir::Access::output, {}, id}, order, where)};
 }
+Packed ProgramBuilder::packed_inout(std::string name, DType dtype, TileList list, std::vector<Axis> order, Here where) {
+  const int id = recorder_->id(list, name, where);
+  return {recorder_.get(), recorder_->tensor({std::move(name), dtype, ir::Access::inout, {}, id}, order, where)};
+}
 
 Block ProgramBuilder::parallel(Axis axis, std::int64_t extent, Here where) {
   return recorder_->parallel(axis, extent, where);

@@ -570,7 +570,6 @@ class Verifier {
     if (have != want)
       fail("packed tensor {} must have the axes of {}: {} and {}", t.name, l.name,
            p_.axes[static_cast<std::size_t>(l.row_axis)].name, p_.axes[static_cast<std::size_t>(l.column_axis)].name);
-    if (t.access == Access::inout) fail("packed tensor {} must be input or output", t.name);
   }
 
   void define(const Check& c, ValueId v) {

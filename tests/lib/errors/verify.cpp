@@ -202,8 +202,6 @@ TEST_CASE("verify: declarations") {
         "program sample: axis V has size 0; a known size is at least 1");
   CHECK(broken([](Program& p) { p.tensors[0].axes[0] = 9; }) == "program sample: tensor x: there is no axis 9");
   CHECK(broken([](Program& p) { p.tensors[2].list = 9; }) == "program sample: tensor dz: there is no tile list 9");
-  CHECK(broken([](Program& p) { p.tensors[2].access = ir::Access::inout; }) ==
-        "program sample: packed tensor dz must be input or output");
   CHECK(broken([](Program& p) { p.lists[0].row_axis = -1; }) ==
         "program sample: tile list kept needs two different axes");
 }
