@@ -59,7 +59,7 @@ Built build(const ir::Program& program, const Target& target, const Schedule& sc
     if (schedule.stages > 0) break;
     --plan.stages;
   }
-  Built out = build(program, target, schedule, Engine{}, turns_broken);
+  Built out = build(program, target, schedule, Engine{.wgmma = {}, .mma = {}, .pairs = !any_stride}, turns_broken);
   if (out.code.shared_bytes > limit)
     throw DeviceError(program.name + ": needs " + std::to_string(out.code.shared_bytes / 1024) +
                       " KiB of shared memory, the GPU has " + std::to_string(limit / 1024) +

@@ -39,6 +39,16 @@ int own_axis(const ir::Type& a, const ir::Type& b, int none) {
   return none;
 }
 
+/// Whether a packed tile is read for what is computed element by element, and by no dot.
+bool reads_pairs(const ir::Program& p, const Engine& engine) {
+  bool reads = false, dots = false;
+  ir::walk(p.body, [&](const Op& op) {
+    reads = reads || (op.kind == OpKind::load_packed && is_float(p.tensors[static_cast<std::size_t>(op.tensor)].dtype));
+    dots = dots || op.kind == OpKind::dot;
+  });
+  return engine.pairs && reads && !dots;
+}
+
 }  // namespace
 
 Layouts::Layouts(const ir::Program& p, int warp_bits, const Engine& engine)
@@ -64,6 +74,7 @@ Layouts::Layouts(const ir::Program& p, int warp_bits, const Engine& engine)
       ++votes[static_cast<std::size_t>(p.tensors[static_cast<std::size_t>(op.tensor)].axes.back())];
     }
   });
+  if (reads_pairs(p, engine)) vector_ = 2;
   if (!votes.empty()) fast_ = static_cast<int>(std::max_element(votes.begin(), votes.end()) - votes.begin());
 }
 
@@ -86,7 +97,7 @@ Layout Layouts::make(const std::vector<ir::AxisExtent>& axes) const {
   int fast = axes.empty() ? -1 : axes.back().axis;
   for (const auto& x : axes)
     if (x.axis == fast_) fast = fast_;
-  if (!groups_alike_) return blocked(axes, fast, 1, warp_bits_);
+  if (!groups_alike_) return blocked(axes, fast, vector_, warp_bits_);
   Layout l = blocked(axes, fast, 1, 2);
   l.warps.resize(static_cast<std::size_t>(warp_bits_));
   return l;
@@ -109,6 +120,7 @@ Emitter::Emitter(const ir::Program& p, llvm::Module& module, const Schedule& sch
       schedule_(schedule),
       plan_(engine.wgmma),
       mma_(engine.mma),
+      pairs_(reads_pairs(p, engine)),
       layouts_(
           p,
           [&] {
@@ -162,7 +174,7 @@ Code Emitter::run() {
   };
   annotate("kernel", number(1));
   annotate("maxntidx", number(code.threads));
-  annotate("minctasm", number(1));
+  annotate("minctasm", number(pairs_ ? 2 : 1));  // what waits for memory wants others to go on
   if (maps > 0) {  // TMA reads the maps where the driver put them; parameters are counted from 1
     std::vector<llvm::Metadata*> which;
     for (unsigned i = 1; i <= maps; ++i) which.push_back(number(i));
@@ -189,6 +201,9 @@ Code Emitter::run() {
   code.shared_bytes = shared_most_;
   if (mma_)
     for (const Factor* f : {&mma_->product.row, &mma_->product.column}) code.aligned.push_back(f->load->tensor);
+  if (pairs_)
+    for (std::size_t t = 0; t < p_.tensors.size(); ++t)
+      if (p_.tensors[t].list >= 0 && is_float(p_.tensors[t].dtype)) code.aligned.push_back(static_cast<int>(t));
   return code;
 }
 

@@ -36,6 +36,7 @@ class GpuMath final : public Math {
 struct Engine {
   std::optional<WgmmaPlan> wgmma;
   std::optional<MmaPlan> mma;
+  bool pairs = false;  // with neither, packed tiles are read two elements at a time
 };
 
 /// Where every kind of tile of a program is held: one layout per set of axes, so that elementwise operations never move
@@ -56,6 +57,7 @@ class Layouts {
  private:
   Layout make(const std::vector<ir::AxisExtent>& axes) const;
   int axes_, warp_bits_, fast_ = -1;
+  int vector_ = 1;  // neighbours along the fast axis in one thread
   bool groups_alike_;
   std::vector<std::pair<std::vector<ir::AxisExtent>, Layout>> dots_;
   mutable std::map<std::vector<std::pair<int, std::int64_t>>, Layout> known_;
@@ -87,6 +89,7 @@ class Emitter {
     std::vector<Subscript> subscripts;
     Value* fill = nullptr;  // in register form
     bool zero_fill = true;
+    bool pairs = false;  // lies so that two neighbours can be read at once
   };
   struct Rep {
     Value* number = nullptr;  // block: its number; entry: which kept tile
@@ -126,6 +129,7 @@ class Emitter {
   Value* to_register(Value* raw, DType t);
   Value* to_memory(Value* x, DType t);
   Value* load_global(Value* ptr, DType t, Value* exists, Value* fill, bool constant);
+  std::array<Value*, 2> load_pair(Value* ptr, DType t, bool constant);
   void store_global(Value* x, Value* ptr, DType t, Value* condition);
   Value* shared_ptr(Value* byte_offset);
   Value* reserve_shared(std::int64_t bytes);
@@ -214,6 +218,7 @@ class Emitter {
   Schedule schedule_;
   std::optional<WgmmaPlan> plan_;
   std::optional<MmaPlan> mma_;
+  bool pairs_ = false;
   std::int64_t shared_now_ = 0, shared_most_ = 0, staging_at_ = 0, barriers_at_ = 0;
   std::vector<TensorMap> maps_;
   Ring ring_;               // of the warpgroups that multiply

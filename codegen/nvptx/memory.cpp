@@ -69,6 +69,18 @@ Value* Emitter::load_global(Value* ptr, DType t, Value* exists, Value* fill, boo
   return to_register(raw, t);
 }
 
+std::array<Value*, 2> Emitter::load_pair(Value* ptr, DType t, bool constant) {
+  const std::string memory = constant ? "" : ",~{memory}";
+  if (size_of(t) == 4) {
+    auto* both = llvm::StructType::get(b_.getFloatTy(), b_.getFloatTy());
+    Value* x = asm_call(both, "ld.global.v2.f32 {$0, $1}, [$2];", "=f,=f,l" + memory, {ptr}, !constant);
+    return {b_.CreateExtractValue(x, 0), b_.CreateExtractValue(x, 1)};
+  }
+  Value* x = asm_call(b_.getInt32Ty(), "ld.global.b32 $0, [$1];", "=r,l" + memory, {ptr}, !constant);
+  return {to_register(b_.CreateTrunc(x, b_.getInt16Ty()), t),
+          to_register(b_.CreateTrunc(b_.CreateLShr(x, 16), b_.getInt16Ty()), t)};
+}
+
 void Emitter::store_global(Value* x, Value* ptr, DType t, Value* condition) {
   Value* raw = to_memory(x, t);
   const std::string store = "st.global." + memory_suffix(t) + " [$0], $1;";
@@ -129,6 +141,7 @@ Emitter::View Emitter::packed_view(const Op& op, ValueId entry) {
     s.inside = true;
     view.subscripts.push_back(s);
   }
+  view.pairs = pairs_ && is_float(t.dtype) && view.subscripts[1].extent % 2 == 0;
   view.subscripts[0].stride = c64(view.subscripts[1].extent);
   view.subscripts[1].stride = c64(1);
   return view;
@@ -177,11 +190,17 @@ Emitter::Registers Emitter::load(const View& view, const std::vector<ir::AxisExt
   const Layout& l = layouts_.of(axes);
   const auto indices = gather_indices(view, l);
   if (!constant) barrier();  // sees what this block stored before
+  const bool pairs = view.pairs && !l.registers.empty() && l.registers[0] == Bit{view.subscripts.back().axis, 0};
   Registers out;
   for (int r = 0; r < l.register_count(); ++r) {
     Value* exists = nullptr;
     Value* ptr = address(view, l, r, indices, exists);
     exists = both(exists, in_tile(l, axes, r));
+    if (pairs && !exists) {
+      for (Value* x : load_pair(ptr, view.dtype, constant)) out.push_back(x);
+      ++r;
+      continue;
+    }
     out.push_back(load_global(ptr, view.dtype, exists, view.fill, constant));
   }
   return out;
@@ -326,6 +345,7 @@ void Emitter::emit_store(const Op& op) {
                true);
     }
   };
+  if (view.pairs && !quads) return store_pairs();
   emit_branch(b_, quick, quads ? std::function<void()>(store_quads) : store_pairs);
   emit_branch(b_, b_.CreateNot(quick), one_by_one);
 }
