@@ -107,6 +107,11 @@ Program sum_parts(Shape s, std::int64_t block_n, std::int64_t block_d);
 Program lse_forward(Shape s, Blocks b, BlockStatistic statistic = BlockStatistic::none);
 /// Parts in order, block_s at a time: lse [T] and loss [T] of the valid rows, at rows[n].
 Program combine(std::int64_t block_n, std::int64_t block_s);
+/// The same for the tiles in the list `kept` (N x V): every block of V is a part. Without `stash` nothing else; with it
+/// also exp(z - largest of the row in the block), packed [V, N] inside a tile.
+Program lse_tiles(Shape s, Blocks b, bool stash);
+/// What lse_tiles packed becomes dz, in place: g (stash exp(part_max - lse) - [v = target]), part_max [B, N].
+Program dz_of_stash(Shape s, Blocks b);
 /// dz of the tiles in the list `kept` (N x V), packed [V, N] inside a tile: g (exp(z - lse) - [v = target]).
 Program grad_tiles(Shape s, Blocks b);
 /// de[rows[n]] = scale * sum over kept tiles of dz c. With `from_sum` starts from sum [N, D] f32, or with `apart` adds

@@ -38,6 +38,9 @@ Parts reference_lse_forward(Shape s, Blocks b, const Doubles& e, const Doubles& 
                             const Labels& target);
 /// Writes lse and loss at rows[n]; leaves the rest as it is.
 void reference_combine(const Parts& parts, const Rows& rows, Doubles& lse, Doubles& loss);
+/// [kept, b.v, b.n]; each block of V is a part.
+Doubles reference_stash(Shape s, Blocks b, const Doubles& e, const Doubles& c, const Rows& rows, const Parts& parts,
+                        const std::vector<TileAt>& kept);
 /// [kept, b.v, b.n]
 Doubles reference_grad_tiles(Shape s, Blocks b, const Doubles& e, const Doubles& c, const Rows& rows,
                              const Labels& target, const Doubles& lse, const Doubles& g,

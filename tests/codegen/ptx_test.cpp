@@ -65,13 +65,15 @@ TEST_CASE("ptx: on sm_90a products of bf16 and f16 are read by TMA and multiplie
           columns{.n = 128, .v = 256, .d = 128, .split = 1};
       for (const Program& p : {kernels::lse_forward(shape, logits), kernels::lse_forward(shape, wide),
                                kernels::lse_forward(shape, small), kernels::grad_tiles(shape, logits),
-                               kernels::grad_tiles(shape, small), kernels::grad_e(shape, rows, false, false),
+                               kernels::grad_tiles(shape, small), kernels::lse_tiles(shape, logits, true),
+                               kernels::lse_tiles(shape, logits, false), kernels::grad_e(shape, rows, false, false),
                                kernels::grad_e(shape, rows, true, true), kernels::grad_c(shape, columns, t, false),
                                kernels::grad_c(shape, columns, f32, true), kernels::grad_c_parts(shape, columns)}) {
         const std::string text = emit(p, Stage::assembly, Target::cuda("sm_90a"));
         CHECK(has(text, "wgmma.mma_async.sync.aligned"));
         CHECK(has(text, "cp.async.bulk.tensor.2d.shared::cluster.global"));
-        CHECK(has(text, "stmatrix.sync.aligned.m8n8.x4.trans") == (p.name() == "grad_tiles"));
+        CHECK(has(text, "stmatrix.sync.aligned.m8n8.x4.trans") ==
+              (p.name() == "grad_tiles" || p.name() == "stash_tiles"));
         // Gradients leave in whole sectors: 16 bytes a thread, or two f32.
         if (p.name().starts_with("grad_e") || p.name().starts_with("grad_c"))
           CHECK((has(text, "st.global.v4.b32") || has(text, "st.global.v2.f32")));
@@ -116,6 +118,20 @@ TEST_CASE("ptx: on sm_90a what the product does not fit is multiplied as on olde
   };
   CHECK(has(text(sums(false)), "wgmma"));
   CHECK(!has(text(sums(true)), "wgmma"));
+}
+
+TEST_CASE("ptx: packed tiles that no dot multiplies are read and written two elements at a time") {
+  for (const std::string arch : {"sm_80", "sm_90a"})
+    for (DType t : {f32, bf16, f16}) {
+      const kernels::Shape shape{.vocabulary = 50257, .hidden = 64, .dtype = t, .compact = true};
+      const kernels::Blocks large{.n = 128, .v = 256, .d = 64, .split = 1},
+          small{.n = 64, .v = 64, .d = 64, .split = 1};
+      const Program p = kernels::dz_of_stash(shape, t == f32 ? small : large);
+      const std::string text = emit(p, Stage::assembly, Target::cuda(arch));
+      CHECK(has(text, t == f32 ? "ld.global.v2.f32" : "ld.global.b32"));
+      CHECK(!has(text, "ld.global.b16"));
+      check_assembly(p, text, arch);
+    }
 }
 
 TEST_CASE("ptx: every program of a loss on a device assembles and keeps everything in registers") {

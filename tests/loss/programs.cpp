@@ -133,6 +133,71 @@ TEST_CASE("lse_forward and combine: parts of the vocabulary give lse and loss of
   });
 }
 
+TEST_CASE("lse_tiles and dz_of_stash: what the forward keeps of a list of tiles becomes dz in place") {
+  for_each_setup([](const Setup& setup, DType dtype) {
+    Data x(setup, dtype);
+    const Blocks& blocks = setup.blocks;
+    Blocks logits = blocks, single = blocks;
+    logits.d = setup.logits_d, single.split = 1;
+    const auto [T, N, V, D] = std::tuple(setup.T, setup.N, setup.V, setup.D);
+    const Parts parts = reference_lse_forward(x.shape, single, x.e.values(), x.c.values(), x.row_list, x.label_list);
+    const std::int64_t S = blocks_of(V, blocks.v), rows = blocks_of(N, blocks.n);
+    for (bool stashes : {false, true}) {
+      Lists kept({.rows = rows, .columns = S, .begin = stashes ? 0 : 1, .end = S});
+      Array part_max(f32, {S, N}), part_sum(f32, {S, N}), part_target(f32, {S, N});
+      Array stash(dtype, {kept.ref.count * blocks.v * blocks.n});
+      NamedArrays all = {{"e", &x.e},
+                         {"c", &x.c},
+                         {"target", &x.target},
+                         {"part_max", &part_max},
+                         {"part_sum", &part_sum},
+                         {"part_target", &part_target}};
+      if (!setup.compact) all.emplace_back("rows", &x.rows);
+      if (stashes) all.emplace_back("stash", &stash);
+      const Doubles stash_ref =
+          reference_stash(x.shape, blocks, x.e.values(), x.c.values(), x.row_list, parts, kept.at());
+      on_each_backend(lse_tiles(x.shape, logits, stashes), {.arrays = all, .lists = {{"kept", kept.ref}}}, [&] {
+        for (std::int64_t i = 0; i < S * N; ++i) {
+          const auto at = static_cast<std::size_t>(i);
+          if (i < kept.area.begin * N) {
+            CHECK(std::isnan(part_max[i]));
+            continue;
+          }
+          CHECK(part_max[i] == doctest::Approx(parts.max[at]).epsilon(1e-5));
+          CHECK(part_sum[i] == doctest::Approx(parts.sum[at]).epsilon(1e-5));
+          CHECK(part_target[i] == doctest::Approx(parts.target[at]).epsilon(1e-5));
+        }
+        if (!stashes) return;
+        for (std::int64_t i = 0; i < stash.size(); ++i) {  // rows past the end mean nothing
+          const std::int64_t row = kept.at()[static_cast<std::size_t>(i / (blocks.v * blocks.n))].row * blocks.n;
+          if (row + i % blocks.n >= N) stash.set(i, 0);
+        }
+        CHECK(error(stash, stash_ref).norm < tolerance(dtype));
+      });
+      if (!stashes) continue;
+
+      Random random(98);
+      Doubles lse_list(T, 0), loss_list(T, 0);
+      reference_combine(parts, x.row_list, lse_list, loss_list);
+      Array lse(f32, {T}), g = normal(random, f32, {N});
+      for (std::int64_t t = 0; t < T; ++t) lse.set(t, lse_list[static_cast<std::size_t>(t)]);
+      for (std::int64_t i = 0; i < S * N; ++i) part_max.set(i, parts.max[static_cast<std::size_t>(i)]);
+      for (std::int64_t i = 0; i < stash.size(); ++i) stash.set(i, stash_ref[static_cast<std::size_t>(i)]);
+      const Doubles dz_ref = reference_grad_tiles(x.shape, blocks, x.e.values(), x.c.values(), x.row_list, x.label_list,
+                                                  lse_list, g.values(), kept.at());
+      on_each_backend(dz_of_stash(x.shape, blocks),
+                      {.arrays = {{"part_max", &part_max},
+                                  {"rows", &x.rows},
+                                  {"target", &x.target},
+                                  {"lse", &lse},
+                                  {"g", &g},
+                                  {"stash", &stash}},
+                       .lists = {{"kept", kept.ref}}},
+                      [&] { CHECK(error(stash, dz_ref).norm < 2 * tolerance(dtype)); });
+    }
+  });
+}
+
 TEST_CASE("grad_tiles, grad_e and grad_c: one range of the vocabulary after the other gives de and dc") {
   for_each_setup([](const Setup& setup, DType dtype) {
     Data x(setup, dtype);
