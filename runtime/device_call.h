@@ -117,6 +117,12 @@ struct DeviceLoss::Call {
     run(DeviceProgram::place_targets, {.tensors = {{"place", place}, {"target", at(target, i32, {rows})}}});
   }
 
+  /// The tiles of columns [begin, end), which the stash has room for.
+  TensorRef stash_tiles(const StashSpace& s, std::int64_t begin, std::int64_t end) const {
+    const DType dtype = loss.desc_.dtype;
+    return at(s.tiles + begin * s.column_bytes, dtype, {(end - begin) * s.column_bytes / size_of(dtype)});
+  }
+
   /// g of the valid rows, of `rows` in all, and for f16 its scale.
   void upstream(const TensorRef& grad_loss, const LabelSpace& s, std::int64_t rows, float* g, float* largest,
                 float* scale) const {

@@ -28,6 +28,15 @@ bool boxes_fit(const TensorRef& t) {
   return reinterpret_cast<std::uintptr_t>(t.data) % 16 == 0 && t.strides[0] * size_of(t.dtype) % 16 == 0;
 }
 
+/// Where the range that begins there ends: ranges do not reach across the end of the stash.
+std::int64_t range_end(const Ranges& r, std::int64_t begin, std::int64_t stashed) {
+  return std::min(begin + r.width, begin < stashed ? stashed : r.columns);
+}
+
+std::size_t bytes_of(const TensorRef& t) {
+  return t.given() ? static_cast<std::size_t>(t.elements() * size_of(t.dtype)) : 0;
+}
+
 }  // namespace
 
 DeviceLoss::DeviceLoss(const PlanDesc& desc, std::shared_ptr<CodeCache> cache) : desc_(desc) {
@@ -55,7 +64,10 @@ DeviceLoss::DeviceLoss(const PlanDesc& desc, const DeviceBlocks& boxed, const De
 DeviceLoss::DeviceLoss(const PlanDesc& desc, const DeviceBlocks& blocks, std::shared_ptr<ThreadPool> pool,
                        std::shared_ptr<CodeCache> cache)
     : desc_(desc), pool_(std::move(pool)) {
-  filtered_ = std::make_unique<DevicePrograms>(desc, blocks, Target::host(), true, std::move(cache));
+  if (kerf::runtime::filters(desc))
+    filtered_ = std::make_unique<DevicePrograms>(desc, blocks, Target::host(), true, std::move(cache));
+  else
+    programs_.push_back(std::make_unique<DevicePrograms>(desc, blocks, Target::host(), false, std::move(cache)));
 }
 
 bool DeviceLoss::filters_with(const TensorRef& c) const {
@@ -109,7 +121,7 @@ Ranges DeviceLoss::ranges(const DevicePrograms& p, std::int64_t rows) const {
   }
   std::size_t limit = desc_.workspace_limit;
   if (limit == 0) {
-    limit = std::size_t{1} << 30;
+    limit = std::size_t{pool_ && stashes(desc_) ? 64U : 1024U} << 20;  // as on the host
     if (p.copies_c()) limit += static_cast<std::size_t>(desc_.vocabulary * copied_row(desc_) * size_of(desc_.dtype));
   }
   // Each of de's sums over a range is made in one go, and tensor cores cut off a little at every step of it.
@@ -123,8 +135,10 @@ Ranges DeviceLoss::ranges(const DevicePrograms& p, std::int64_t rows) const {
 std::size_t DeviceLoss::workspace(const DevicePrograms& p, std::int64_t rows, bool backward) const {
   if (rows / p.blocks().backward.n >= most_row_blocks) return too_large;
   if (backward && p.filtered()) return lay_out_filter(nullptr, desc_, rows, p, filter_ranges(rows)).bytes;
-  return backward ? lay_out_device_backward(nullptr, desc_, rows, p, ranges(p, rows)).bytes
-                  : lay_out_device_forward(nullptr, desc_, rows, p, chunk(p, rows), parts(p, rows)).bytes;
+  if (backward) return lay_out_device_backward(nullptr, desc_, rows, p, ranges(p, rows)).bytes;
+  const Ranges r = stashes(desc_) ? ranges(p, rows) : Ranges{};
+  return lay_out_device_forward(nullptr, desc_, rows, p, chunk(p, rows), std::max(parts(p, rows), r.columns), r.width)
+      .bytes;
 }
 
 std::size_t DeviceLoss::workspace(std::int64_t rows, bool backward) const {
@@ -134,6 +148,34 @@ std::size_t DeviceLoss::workspace(std::int64_t rows, bool backward) const {
   if (filtered_) bytes = std::max(bytes, workspace(*filtered_, rows, backward));
   if (bytes == too_large) throw UsageError(fmt::format("Plan: the workspace for {} rows passes 2^63 bytes", rows));
   return bytes;
+}
+
+std::size_t DeviceLoss::stash_bytes(std::int64_t rows) const {
+  if (rows < 0) throw UsageError(fmt::format("Plan: {} rows; their number must not be negative", rows));
+  std::size_t bytes = 0;
+  for (const auto& p : programs_)
+    bytes =
+        std::max(bytes, rows / p->blocks().backward.n >= most_row_blocks ? too_large
+                                                                         : kerf::runtime::stash_bytes(desc_, rows, *p));
+  if (bytes == too_large) throw UsageError(fmt::format("Plan: the stash for {} rows passes 2^63 bytes", rows));
+  return bytes;
+}
+
+StashSpace DeviceLoss::stash_space(const TensorRef& stash, const DevicePrograms& p, std::int64_t rows,
+                                   const std::string& call, bool needed) const {
+  if (desc_.strategy == Strategy::dense && (stash.given() || needed)) {
+    if (!stash.given())
+      throw UsageError(call +
+                       ": stash is not given; with strategy dense it holds what the forward left (exact_stash "
+                       "works without)");
+    if (const std::size_t all = stash_bytes(rows); bytes_of(stash) < all)
+      throw UsageError(
+          fmt::format("{}: stash has {} bytes; with strategy dense it holds everything, for {} rows {} bytes "
+                      "(Plan::stash_bytes); exact_stash takes any size",
+                      call, bytes_of(stash), rows, all));
+  }
+  if (!stash.given()) return {};
+  return lay_out_stash(static_cast<std::byte*>(stash.data), bytes_of(stash), desc_, rows, p);
 }
 
 void DeviceLoss::check_on_host(const Labels& labels, const std::string& call, Stream stream) const {
@@ -161,18 +203,22 @@ void DeviceLoss::check_on_host(const Labels& labels, const std::string& call, St
 }
 
 void DeviceLoss::forward(const ForwardArgs& a, Stream stream) {
-  const auto [e, given_c, labels, loss, lse, block_lse, memory, name] = check_forward(
+  const auto [e, given_c, labels, loss, lse, block_lse, stash, memory, name] = check_forward(
       desc_, a, [&](std::int64_t rows) { return workspace(rows, false); }, shape_of_block_lse());
   if (desc_.check_labels) check_on_host(labels, name, stream);
-  if (!loss.given() && !lse.given() && !block_lse.given()) return;
+  if (!loss.given() && !lse.given() && !block_lse.given() && !stash.given()) return;
   const bool filtered = block_lse.given() && filters_with(given_c);
   if (filtered) require_given_order(name);
   if (block_lse.given() && !filtered)
     Call{*this, *filtered_, stream}.run(DeviceProgram::forget_masses, {.tensors = {{"block_lse", block_lse}}});
   const std::int64_t N = labels.rows, P = label_blocks(N) * kernels::label_block;
   DevicePrograms& programs = filtered ? *filtered_ : programs_for(given_c, {});
-  const std::int64_t step = chunk(programs, N), S = parts(programs, N);
-  const DeviceForwardSpace space = lay_out_device_forward(memory, desc_, N, programs, step, S);
+  const StashSpace stashed = stash_space(stash, programs, N, name, false);
+  const Ranges all = stashes(desc_) ? ranges(programs, N) : Ranges{};
+  const std::int64_t step = chunk(programs, N), run_parts = parts(programs, N);
+  const std::int64_t S = stashed.columns > 0 ? all.columns : run_parts;
+  const DeviceForwardSpace space =
+      lay_out_device_forward(memory, desc_, N, programs, step, std::max(run_parts, all.columns), all.width);
   const LabelSpace& s = space.labels;
   const Call call{*this, programs, stream};
 
@@ -188,7 +234,7 @@ void DeviceLoss::forward(const ForwardArgs& a, Stream stream) {
              {.tensors = {{"valid", call.at(s.valid, i64, {})}, {"count", call.at(space.chunk_rows, i64, {chunks})}}});
     count = space.chunk_rows;
   }
-  const TensorRef part_max = call.at(space.part_max, f32, {S, step}),
+  const TensorRef part_max = call.at(stashed.columns > 0 ? stashed.part_max : space.part_max, f32, {S, step}),
                   part_sum = call.at(space.part_sum, f32, {S, step});
   const TensorRef part_target = call.at(space.part_target, f32, {S, step});
   const TensorRef compact = apart(call.at(space.compact, desc_.dtype, {step, desc_.hidden}), copied_row(desc_));
@@ -211,7 +257,15 @@ void DeviceLoss::forward(const ForwardArgs& a, Stream stream) {
                        .device_sizes = {{"N", count + i}}};
     if (filtered) product.tensors.emplace_back("block_lse", block_lse);
     if (programs.ordered() && !programs.copies_c()) product.tensors.emplace_back("order", order);
-    call.run(forward_program(programs, N), product);
+    for (std::int64_t begin = 0; begin < all.columns && stashed.columns > 0;) {
+      const std::int64_t end = range_end(all, begin, stashed.columns);
+      LaunchArgs tiles = product;
+      tiles.lists = {{"kept", call.list(DeviceProgram::list_kept, space.kept, step, begin, end, s.valid)}};
+      if (begin < stashed.columns) tiles.tensors.emplace_back("stash", call.stash_tiles(stashed, begin, end));
+      call.run(begin < stashed.columns ? DeviceProgram::stash_tiles : DeviceProgram::lse_tiles, tiles);
+      begin = end;
+    }
+    if (stashed.columns == 0) call.run(forward_program(programs, N), product);
     call.run(DeviceProgram::combine, {.tensors = {{"part_max", part_max},
                                                   {"part_sum", part_sum},
                                                   {"part_target", part_target},
@@ -231,7 +285,7 @@ void DeviceLoss::forward(const ForwardArgs& a, Stream stream) {
 void DeviceLoss::backward(const BackwardArgs& a, Stream stream) {
   const BackwardCall checked = check_backward(
       desc_, a, [&](std::int64_t rows) { return workspace(rows, true); }, shape_of_block_lse());
-  const auto& [e, given_c, labels, lse, grad_loss, de, dc, block_lse, memory, bytes, name] = checked;
+  const auto& [e, given_c, labels, lse, grad_loss, de, dc, block_lse, stash, memory, bytes, name] = checked;
   if (desc_.check_labels) check_on_host(labels, name, stream);
   if (!de.given() && !dc.given()) return;
   if (block_lse.given() && filters_with(given_c)) return filtered_backward(checked, a.accumulate_dc, stream);
@@ -241,10 +295,11 @@ void DeviceLoss::backward(const BackwardArgs& a, Stream stream) {
     call.run(DeviceProgram::keep_all, {.tensors = {{"kept", call.at(&figures->kept, i64, {1})},
                                                    {"left_out", call.at(&figures->left_out, f32, {1})}}});
   }
-  const std::int64_t N = labels.rows, D = desc_.hidden;
+  const std::int64_t N = labels.rows, D = desc_.hidden, P = label_blocks(N) * kernels::label_block;
   const std::int64_t M = std::max<std::int64_t>(N, 1);  // a box cannot be empty
   DevicePrograms& programs = programs_for(given_c, de);
   const Ranges all = ranges(programs, N);
+  const StashSpace stashed = stash_space(stash, programs, N, name, true);
   const DeviceBackwardSpace space = lay_out_device_backward(memory, desc_, N, programs, all);
   const LabelSpace& s = space.labels;
   const Call call{*this, programs, stream};
@@ -257,7 +312,7 @@ void DeviceLoss::backward(const BackwardArgs& a, Stream stream) {
   const std::vector<std::pair<std::string, const std::int64_t*>> sizes = {{"N", s.valid}};
   call.upstream(grad_loss, s, N, space.g, space.largest, space.scale);
 
-  const bool several = all.count() > 1;
+  const bool several = range_end(all, 0, stashed.columns) < all.columns;
   const bool in_de = desc_.strategy == Strategy::min_memory && several && de.given() && N > 0;
   const TensorRef compact = in_de ? de : apart(call.at(space.compact, desc_.dtype, {M, D}), copied_row(desc_));
   const TensorRef c = call.readable(given_c, space.c);
@@ -265,15 +320,22 @@ void DeviceLoss::backward(const BackwardArgs& a, Stream stream) {
   const kernels::Blocks& b = programs.blocks().backward;
   const bool split = space.parts > 1;
   const std::int64_t down = std::max<std::int64_t>(1, blocks_of(N, b.n));
-  for (int range = 0; range < all.count(); ++range) {
-    const std::int64_t begin = range * all.width, end = std::min(begin + all.width, all.columns);
+  for (std::int64_t begin = 0, end = 0; begin < all.columns; begin = end) {
+    end = range_end(all, begin, stashed.columns);
+    const bool held = begin < stashed.columns;
     const TileListRef kept = call.list(DeviceProgram::list_kept, space.kept, M, begin, end, s.valid);
-    const TensorRef dz = call.at(space.dz, desc_.dtype, {kept.count * b.v * b.n});
-    call.run(
-        DeviceProgram::grad_tiles,
-        {.tensors = {{"e", compact}, {"c", c}, {"rows", rows}, {"target", target}, {"lse", lse}, {"g", g}, {"dz", dz}},
-         .lists = {{"kept", kept}},
-         .device_sizes = sizes});
+    const TensorRef dz =
+        held ? call.stash_tiles(stashed, begin, end) : call.at(space.dz, desc_.dtype, {kept.count * b.v * b.n});
+    LaunchArgs tiles{.tensors = {{"rows", rows}, {"target", target}, {"lse", lse}, {"g", g}},
+                     .lists = {{"kept", kept}},
+                     .device_sizes = sizes};
+    if (held)
+      tiles.tensors.insert(
+          tiles.tensors.end(),
+          {{"stash", dz}, {"part_max", call.at(stashed.part_max, f32, {all.columns, M}).with_strides({P, 1})}});
+    else
+      tiles.tensors.insert(tiles.tensors.end(), {{"e", compact}, {"c", c}, {"dz", dz}});
+    call.run(held ? DeviceProgram::dz_of_stash : DeviceProgram::grad_tiles, tiles);
     if (dc.given() && space.row_parts > 1) {
       TileListRef items = space.row_part_items;
       items.count = kept.count;
@@ -322,11 +384,11 @@ void DeviceLoss::backward(const BackwardArgs& a, Stream stream) {
                                                     {"parts", space.parts},
                                                     {"down", down}},
                                            .device_sizes = sizes});
-      call.run(range == 0 ? DeviceProgram::grad_e_begin : DeviceProgram::grad_e_add,
+      call.run(begin == 0 ? DeviceProgram::grad_e_begin : DeviceProgram::grad_e_add,
                {.tensors = {{"c", c}, {"dz", dz}, {"sum", call.at(space.sum, f32, {space.parts * down * b.n, D})}},
                 .lists = {{"kept", items}}});
     } else if (de.given() && several) {
-      call.run(range == 0 ? DeviceProgram::grad_e_begin : DeviceProgram::grad_e_add,
+      call.run(begin == 0 ? DeviceProgram::grad_e_begin : DeviceProgram::grad_e_add,
                {.tensors = {{"c", c}, {"dz", dz}, {"sum", call.at(space.sum, f32, {M, D})}},
                 .lists = {{"kept", kept}},
                 .device_sizes = sizes});

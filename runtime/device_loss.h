@@ -10,6 +10,8 @@
 //             where blocks of dc are few: list_row_parts, grad_c_parts: sums of parts of the rows; sum_dc adds them up
 //             where rows are few: list_parts, grad_e: sums of parts of the vocabulary; sum_parts adds them up
 //             clear_rows: de of rows without a label
+//   with a stash, for each range of the vocabulary: list_tiles and stash_tiles in place of lse_forward, dz_of_stash in
+//             place of grad_tiles; what it has no room for by lse_tiles and grad_tiles
 #pragma once
 
 #include <cstddef>
@@ -38,13 +40,14 @@ class DeviceLoss {
   DeviceLoss(const PlanDesc& desc, const DeviceBlocks& boxed, const DeviceBlocks& plain,
              std::shared_ptr<ThreadPool> pool);
 
-  /// On the CPU, for calls with block_lse alone.
+  /// On the CPU, for calls with block_lse or a stash alone.
   DeviceLoss(const PlanDesc& desc, const DeviceBlocks& blocks, std::shared_ptr<ThreadPool> pool,
              std::shared_ptr<CodeCache> cache);
 
   /// Those for tensors that lie as the device likes it best.
   DevicePrograms& programs() { return *programs_[0]; }
   std::size_t workspace(std::int64_t rows, bool backward) const;
+  std::size_t stash_bytes(std::int64_t rows) const;
   Ranges ranges(std::int64_t rows) const { return ranges(*programs_[0], rows); }
   void forward(const ForwardArgs& args, Stream stream);
   void backward(const BackwardArgs& args, Stream stream);
@@ -69,6 +72,9 @@ class DeviceLoss {
   std::int64_t parts(const DevicePrograms& p, std::int64_t rows) const;
   Ranges ranges(const DevicePrograms& p, std::int64_t rows) const;
   std::size_t workspace(const DevicePrograms& p, std::int64_t rows, bool backward) const;
+  /// What the stash of a call has room for; `needed`: whether dense cannot do without.
+  StashSpace stash_space(const TensorRef& stash, const DevicePrograms& p, std::int64_t rows, const std::string& call,
+                         bool needed) const;
   /// Whether calls with this c can be filtered: not where boxes cannot read it and it is not copied.
   bool filters_with(const TensorRef& c) const;
   BlockLseShape shape_of_block_lse() const;

@@ -53,6 +53,9 @@ constexpr std::string_view names[device_programs] = {
     "grad_c_add",
     "grad_c_f32",
     "grad_c_f32_add",
+    "lse_tiles",
+    "stash_tiles",
+    "dz_of_stash",
     "keep_tiles",
     "rank_columns",
     "rank_rows",
@@ -90,6 +93,10 @@ kernels::Blocks with_split(kernels::Blocks b, std::int64_t split) {
 }
 
 }  // namespace
+
+bool stashes(const PlanDesc& desc) {
+  return desc.strategy == Strategy::exact_stash || desc.strategy == Strategy::dense;
+}
 
 double filter_eps(const PlanDesc& desc, const kernels::Blocks& b) {
   if (desc.filter_threshold > 0) return desc.filter_threshold;
@@ -148,6 +155,10 @@ bool DevicePrograms::used(DeviceProgram which) const {
     case DeviceProgram::order_rows_by_8: return ordered() && copies_c() && desc_.hidden * size_of(desc_.dtype) % 8 == 0;
     case DeviceProgram::sum_rows:
     case DeviceProgram::score_rows: return filtered_ && desc_.order == Order::automatic;
+    case DeviceProgram::stash_tiles:
+    case DeviceProgram::dz_of_stash: return stashes(desc_);
+    case DeviceProgram::lse_tiles: return desc_.strategy == Strategy::exact_stash;
+    case DeviceProgram::grad_tiles: return desc_.strategy != Strategy::dense;
     case DeviceProgram::list_kept:
     case DeviceProgram::list_parts:
     case DeviceProgram::grad_e: return !filtered_;
@@ -262,6 +273,9 @@ Program DevicePrograms::record(DeviceProgram which) const {
     case DeviceProgram::grad_c_add: return grad_c(desc_.dtype, true);
     case DeviceProgram::grad_c_f32: return grad_c(f32, false);
     case DeviceProgram::grad_c_f32_add: return grad_c(f32, true);
+    case DeviceProgram::lse_tiles: return kernels::lse_tiles(compact, backward, false);
+    case DeviceProgram::stash_tiles: return kernels::lse_tiles(compact, backward, true);
+    case DeviceProgram::dz_of_stash: return kernels::dz_of_stash(compact, backward);
     case DeviceProgram::keep_tiles:
       return kernels::keep_tiles(compact, backward, {filter_eps(desc_, backward), desc_.correction});
     case DeviceProgram::rank_columns: return kernels::rank_columns(sides, backward.n);

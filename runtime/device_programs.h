@@ -56,6 +56,9 @@ enum class DeviceProgram : std::uint8_t {
   grad_c_add,
   grad_c_f32,  // dc in f32 beside a c of another dtype
   grad_c_f32_add,
+  lse_tiles,    // with a stash: the forward by tiles of dz
+  stash_tiles,  // the same where the stash has room
+  dz_of_stash,
   keep_tiles,  // what follows: of a filtered backward
   rank_columns,
   rank_rows,
@@ -82,7 +85,9 @@ enum class DeviceProgram : std::uint8_t {
   sum_rows,
   score_rows,
 };
-inline constexpr std::size_t device_programs = 66;
+inline constexpr std::size_t device_programs = 69;
+/// Whether the forward of such a plan may leave a stash.
+bool stashes(const PlanDesc& desc);
 /// What keep_tiles goes by on a side of a plan that filters.
 double filter_eps(const PlanDesc& desc, const kernels::Blocks& blocks);
 /// Bytes that a filtered backward may ask for, block_lse among them.

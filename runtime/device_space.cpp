@@ -62,7 +62,8 @@ std::int64_t label_blocks(std::int64_t rows) {
 }
 
 DeviceForwardSpace lay_out_device_forward(std::byte* memory, const PlanDesc& desc, std::int64_t rows,
-                                          const DevicePrograms& programs, std::int64_t chunk, std::int64_t parts) {
+                                          const DevicePrograms& programs, std::int64_t chunk, std::int64_t parts,
+                                          std::int64_t width) {
   Carver carve(memory);
   DeviceForwardSpace s{};
   s.labels = take_labels(carve, rows);
@@ -76,6 +77,11 @@ DeviceForwardSpace lay_out_device_forward(std::byte* memory, const PlanDesc& des
   s.lse = carve.take<float>(rows);
   s.loss = carve.take<float>(rows);
   s.partial = carve.take<float>(std::max<std::int64_t>(1, blocks_of(rows, kernels::loss_block)));
+  if (stashes(desc)) {
+    const kernels::Blocks& b = programs.blocks().backward;
+    const std::int64_t row_blocks = blocks_of(P, b.n);
+    s.kept = take_list(carve, row_blocks, blocks_of(desc.vocabulary, b.v), row_blocks * width);
+  }
   s.bytes = carve.bytes();
   return s;
 }
@@ -101,7 +107,7 @@ DeviceBackwardSpace lay_out_device_backward(std::byte* memory, const PlanDesc& d
   s.parts = std::min(s.parts, ranges.columns);
   if (s.parts > 1)
     s.sum = carve.take<float>(s.parts, down * b.n, desc.hidden);
-  else if (save || ranges.count() > 1)
+  else if (save || ranges.count() > 1 || desc.strategy == Strategy::exact_stash)  // a range may end with the stash
     s.sum = carve.take<float>(P, desc.hidden);
   if (save) s.compact = reinterpret_cast<std::byte*>(s.sum);
   const std::int64_t hidden_blocks = blocks_of(desc.hidden, blocks.grad_c_d);
@@ -133,9 +139,33 @@ DeviceBackwardSpace lay_out_device_backward(std::byte* memory, const PlanDesc& d
     s.row_part_items.column_items = carve.take<std::int32_t>(s.kept.ref.count);
     s.row_part_items.column_begin = carve.take<std::int32_t>(s.row_parts * ranges.width + 1);
   }
-  s.dz = carve.take<std::byte>(row_blocks, ranges.width, tile_bytes);
+  if (desc.strategy != Strategy::dense) s.dz = carve.take<std::byte>(row_blocks, ranges.width, tile_bytes);
   s.bytes = carve.bytes();
   return s;
+}
+
+StashSpace lay_out_stash(std::byte* memory, std::size_t bytes, const PlanDesc& desc, std::int64_t rows,
+                         const DevicePrograms& programs) {
+  const kernels::Blocks& b = programs.blocks().backward;
+  const std::int64_t P = label_blocks(rows) * kernels::label_block, all = blocks_of(desc.vocabulary, b.v);
+  Carver carve(memory);
+  StashSpace s{};
+  s.part_max = carve.take<float>(all, P);
+  const std::size_t before = carve.bytes();
+  s.column_bytes = blocks_of(P, b.n) * b.n * b.v * size_of(desc.dtype);
+  if (bytes <= before) return s;
+  s.columns = std::min(all, static_cast<std::int64_t>((bytes - before) / static_cast<std::size_t>(s.column_bytes)));
+  s.tiles = carve.take<std::byte>(s.columns, s.column_bytes);
+  return s;
+}
+
+std::size_t stash_bytes(const PlanDesc& desc, std::int64_t rows, const DevicePrograms& programs) {
+  const kernels::Blocks& b = programs.blocks().backward;
+  const std::int64_t P = label_blocks(rows) * kernels::label_block, all = blocks_of(desc.vocabulary, b.v);
+  Carver carve(nullptr);
+  carve.take<float>(all, P);
+  carve.take<std::byte>(all, blocks_of(P, b.n), b.n * b.v * size_of(desc.dtype));
+  return carve.bytes();
 }
 
 }  // namespace kerf::runtime

@@ -27,7 +27,8 @@ std::string_view name_of(Reduction r) {
 }
 
 std::string_view name_of(Strategy s) {
-  constexpr std::string_view names[] = {"automatic", "exact_recompute", "min_memory", "filtered"};
+  constexpr std::string_view names[] = {"automatic", "exact_recompute", "min_memory",
+                                        "filtered",  "exact_stash",     "dense"};
   return names[static_cast<std::size_t>(s)];
 }
 
@@ -128,8 +129,8 @@ struct Plan::Impl {
   std::shared_ptr<ThreadPool> pool;
   std::shared_ptr<CodeCache> cache;
   runtime::LossPrograms programs;
-  std::unique_ptr<runtime::DeviceLoss> device;    // in place of the programs
-  std::unique_ptr<runtime::DeviceLoss> filtered;  // CPU: beside them, for calls with block_lse
+  std::unique_ptr<runtime::DeviceLoss> device;  // in place of the programs
+  std::unique_ptr<runtime::DeviceLoss> steps;   // CPU: beside them, for calls with block_lse or a stash
 
   Impl(const PlanDesc& d, Shared shared)
       : desc(without_impossible(checked(d))),
@@ -139,22 +140,29 @@ struct Plan::Impl {
     if (!pool && desc.device.type == DeviceType::cpu) pool = std::make_shared<ThreadPool>(desc.threads);
     if (desc.device.type == DeviceType::cuda) {
       device = std::make_unique<runtime::DeviceLoss>(desc, cache);
-    } else if (runtime::filters(desc)) {
+    } else if (runtime::filters(desc) || runtime::stashes(desc)) {
       PlanDesc checked = desc;
       checked.check_labels = true;
-      filtered = std::make_unique<runtime::DeviceLoss>(checked, runtime::choose_filter_blocks(shape()), pool, cache);
+      steps = std::make_unique<runtime::DeviceLoss>(checked, runtime::choose_filter_blocks(shape()), pool, cache);
     }
   }
 
+  runtime::DeviceLoss* stepped() const { return device ? device.get() : steps.get(); }
+  /// What makes a call with these optional arguments, or null: `programs`.
+  runtime::DeviceLoss* stepped(const TensorRef& block_lse, const TensorRef& stash) const {
+    if (device) return device.get();
+    const bool steps_alone = desc.strategy == Strategy::dense;
+    return steps && (block_lse.given() || stash.given() || steps_alone) ? steps.get() : nullptr;
+  }
   /// What filters, or null.
   runtime::DeviceLoss* filter() const {
-    runtime::DeviceLoss* loss = device ? device.get() : filtered.get();
+    runtime::DeviceLoss* loss = stepped();
     return loss && loss->filters() ? loss : nullptr;
   }
-  /// Those of a filtered call, or of any on a device; null: `programs`.
+  /// Those of a filtered call or one with a stash, or of any on a device; null: `programs`.
   runtime::DevicePrograms* main_programs() const {
     if (filter()) return &filter()->filtered_programs();
-    return device ? &device->programs() : nullptr;
+    return stepped() ? &stepped()->programs() : nullptr;
   }
   runtime::DeviceLoss& require_filter(const char* call) const {
     if (!filter()) throw UsageError(fmt::format("{}: the plan does not filter (PlanDesc::filter)", call));
@@ -186,7 +194,7 @@ struct Plan::Impl {
   std::size_t workspace(std::int64_t rows, bool backward) {
     if (device) return device->workspace(rows, backward);
     if (rows < 0) throw UsageError(fmt::format("Plan: {} rows; their number must not be negative", rows));
-    if (rows == 0) return filtered ? filtered->workspace(0, backward) : 0;
+    if (rows == 0) return steps ? steps->workspace(0, backward) : 0;
     std::size_t bytes = runtime::too_large;
     const kernels::Blocks& b = programs.blocks().backward;
     if (rows / b.n < runtime::most_row_blocks)
@@ -195,7 +203,7 @@ struct Plan::Impl {
                   : runtime::lay_out_forward(nullptr, rows, parts(), scratch(false)).bytes;
     if (bytes == runtime::too_large)
       throw UsageError(fmt::format("Plan: the workspace for {} rows passes 2^63 bytes", rows));
-    if (filtered) bytes = std::max(bytes, filtered->workspace(rows, backward));
+    if (steps) bytes = std::max(bytes, steps->workspace(rows, backward));
     return bytes;
   }
 };
@@ -223,6 +231,9 @@ void Plan::prepare() {
 std::size_t Plan::workspace_bytes(std::int64_t tokens, bool backward) const {
   return impl_->workspace(tokens, backward);
 }
+std::size_t Plan::stash_bytes(std::int64_t tokens) const {
+  return runtime::stashes(impl_->desc) ? impl_->stepped()->stash_bytes(tokens) : 0;
+}
 const PlanDesc& Plan::desc() const { return impl_->desc; }
 
 PlanReport Plan::report(std::int64_t tokens) const {
@@ -233,10 +244,11 @@ PlanReport Plan::report(std::int64_t tokens) const {
                                                       : Strategy::exact_recompute;
   r.forward_workspace = workspace_bytes(tokens, false);
   r.backward_workspace = workspace_bytes(tokens, true);
+  r.stash = stash_bytes(tokens);
   if (p.filter())
     r.ranges = static_cast<int>(p.filter()->filter_ranges(tokens).count());
   else if (tokens > 0)
-    r.ranges = (p.device ? p.device->ranges(tokens) : p.ranges(tokens, p.limit())).count();
+    r.ranges = (p.stepped() ? p.stepped()->ranges(tokens) : p.ranges(tokens, p.limit())).count();
   r.threads = p.pool ? p.pool->size() : 1;
   const runtime::DevicePrograms* programs = p.main_programs();
   const kernels::Blocks& b = programs ? programs->blocks().forward : p.programs.blocks().forward;
@@ -247,9 +259,8 @@ PlanReport Plan::report(std::int64_t tokens) const {
 void Plan::forward(const ForwardArgs& a, Stream stream) {
   Impl& p = *impl_;
   const PlanDesc& desc = p.desc;
-  if (p.device) return p.device->forward(a, stream);
-  if (p.filtered && a.block_lse.given()) return p.filtered->forward(a, stream);
-  const auto [e, c, labels, loss, lse, block_lse, memory, name] =
+  if (runtime::DeviceLoss* steps = p.stepped(a.block_lse, a.stash)) return steps->forward(a, stream);
+  const auto [e, c, labels, loss, lse, block_lse, stash, memory, name] =
       runtime::check_forward(desc, a, [&](std::int64_t rows) { return p.workspace(rows, false); });
   const std::int64_t N = labels.rows, valid = check_labels(labels, name);
   if (!loss.given() && !lse.given()) return;
@@ -297,9 +308,8 @@ void Plan::forward(const ForwardArgs& a, Stream stream) {
 void Plan::backward(const BackwardArgs& a, Stream stream) {
   Impl& p = *impl_;
   const PlanDesc& desc = p.desc;
-  if (p.device) return p.device->backward(a, stream);
-  if (p.filtered && a.block_lse.given()) return p.filtered->backward(a, stream);
-  const auto [e, c, labels, lse, grad_loss, de, dc, block_lse, memory, bytes, name] =
+  if (runtime::DeviceLoss* steps = p.stepped(a.block_lse, a.stash)) return steps->backward(a, stream);
+  const auto [e, c, labels, lse, grad_loss, de, dc, block_lse, stash, memory, bytes, name] =
       runtime::check_backward(desc, a, [&](std::int64_t rows) { return p.workspace(rows, true); });
   const std::int64_t valid = check_labels(labels, name);
   if (!de.given() && !dc.given()) return;

@@ -231,6 +231,16 @@ TensorRef ArgumentCheck::block_lse(const TensorRef& t, const BlockLseShape& shap
   return t;
 }
 
+void ArgumentCheck::stash(const TensorRef& t) {
+  if (desc_.strategy != Strategy::exact_stash && desc_.strategy != Strategy::dense)
+    fail(fmt::format("stash is given and the plan's strategy is {}; those with a stash are exact_stash and dense",
+                     name_of(desc_.strategy)));
+  memory("stash", t, true);
+  dense_rows("stash", t, t.elements());
+  if (reinterpret_cast<std::uintptr_t>(t.data) % 64)
+    fail(fmt::format("stash at {} is not aligned to 64 bytes", t.data));
+}
+
 std::byte* ArgumentCheck::workspace(const TensorRef& t, std::size_t needed) {
   if (t.given()) memory("workspace", t, true);
   const auto given = t.given() ? static_cast<std::size_t>(t.elements() * size_of(t.dtype)) : 0;
@@ -266,6 +276,7 @@ ForwardCall check_forward(const PlanDesc& desc, const ForwardArgs& a, const Work
         desc.reduction == Reduction::none ? check.per_row("loss", a.loss, true) : check.single("loss", a.loss, true);
   if (a.lse.given()) call.lse = check.per_row("lse", a.lse, true);
   if (a.block_lse.given()) call.block_lse = check.block_lse(a.block_lse, block_lse, true);
+  if (a.stash.given()) check.stash(call.stash = a.stash);
   call.memory = check.workspace(a.workspace, needed(check.rows()));
   check.no_overlap();
   return call;
@@ -285,6 +296,7 @@ BackwardCall check_backward(const PlanDesc& desc, const BackwardArgs& a, const W
   if (a.de.given()) call.de = check.grad_e(a.de);
   if (a.dc.given()) call.dc = check.grad_c(a.dc);
   if (a.block_lse.given()) call.block_lse = check.block_lse(a.block_lse, block_lse, false);
+  if (a.stash.given()) check.stash(call.stash = a.stash);
   call.bytes = needed(check.rows());
   call.memory = check.workspace(a.workspace, call.bytes);
   check.no_overlap();

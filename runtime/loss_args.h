@@ -34,6 +34,8 @@ class ArgumentCheck {
   TensorRef grad_c(const TensorRef& t);
   /// Given where the plan filters, of the shape told.
   TensorRef block_lse(const TensorRef& t, const BlockLseShape& shape, bool output);
+  /// Any number of bytes, of a plan that stashes.
+  void stash(const TensorRef& t);
   /// At least `needed` bytes.
   std::byte* workspace(const TensorRef& t, std::size_t needed);
   /// Call last: outputs share no memory with another tensor.
@@ -73,7 +75,7 @@ struct ForwardCall {
   TensorRef e = {}, c = {};  // e as [N, D]
   Labels labels = {};
   TensorRef loss = {}, lse = {};  // lse, and loss for none, as [N]; not given where not wanted
-  TensorRef block_lse = {};
+  TensorRef block_lse = {}, stash = {};
   std::byte* memory = nullptr;
   std::string name = {};
 };
@@ -82,7 +84,7 @@ struct BackwardCall {
   Labels labels = {};
   TensorRef lse = {}, grad_loss = {};
   TensorRef de = {}, dc = {};
-  TensorRef block_lse = {};
+  TensorRef block_lse = {}, stash = {};
   std::byte* memory = nullptr;
   std::size_t bytes = 0;  // of workspace
   std::string name = {};

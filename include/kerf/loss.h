@@ -23,8 +23,11 @@ enum class Reduction : std::uint8_t { none, mean, sum };
 /// workspace_limit allows. min_memory: the same in the narrowest ranges that keep the device busy, and on a GPU the
 /// forward and backward without a copy of the rows that count. filtered: tiles of the gradient that hardly matter are
 /// left out, as Filter says; needs block_lse of the forward. automatic: filtered where the plan filters and the calls
-/// are given block_lse, else exact_recompute.
-enum class Strategy : std::uint8_t { automatic, exact_recompute, min_memory, filtered };
+/// are given block_lse, else exact_recompute. exact_stash: the forward leaves softmax numerators in ForwardArgs::stash,
+/// so that the backward need not make those logits again: three products in all in place of four; what a stash has no
+/// room for, or calls without one, are as with exact_recompute. dense: the same with a stash that holds everything,
+/// which the backward then needs nearly no workspace beside.
+enum class Strategy : std::uint8_t { automatic, exact_recompute, min_memory, filtered, exact_stash, dense };
 /// Which tiles (a block of rows by a block of the vocabulary) of dz a filtered backward leaves out. mass: those in
 /// which no row has its target, nor probabilities that add up to filter_threshold. largest: those in which no row has
 /// its target, nor a probability of filter_threshold (the rule of cut-cross-entropy, without a correction, to compare
@@ -84,6 +87,9 @@ struct ForwardArgs {
   /// Optional output of a plan that filters, f32, dense, of the shape that block_lse_shape tells: log-sum-exp of each
   /// row with a label over each block of the vocabulary. The filtered backward needs it; it counts to workspace_limit.
   TensorRef block_lse = {};
+  /// Optional output of a plan with Strategy::exact_stash or dense: bytes (any dtype, dense), aligned to 64, kept for
+  /// the backward. exact_stash takes any size and uses up to stash_bytes(N); dense needs those.
+  TensorRef stash = {};
   TensorRef workspace = {};  // bytes (any dtype, dense), at least workspace_bytes(N, false), aligned to 64
 };
 
@@ -96,14 +102,18 @@ struct BackwardArgs {
   TensorRef dc = {};           // optional output, like c, desc.dtype or f32; not given: costs nothing
   bool accumulate_dc = false;  // add to what dc holds (a main gradient) instead of overwriting it
   TensorRef block_lse = {};    // as the forward wrote it, the order being the same; without it the backward is exact
-  TensorRef workspace = {};    // at least workspace_bytes(N, true)
+  /// As the forward of the same e, c and target wrote it, all of it; what the backward leaves in it means nothing.
+  /// dense needs it.
+  TensorRef stash = {};
+  TensorRef workspace = {};  // at least workspace_bytes(N, true)
 };
 
 /// What a call of this size does.
 struct PlanReport {
   Strategy strategy = Strategy::exact_recompute;
   std::size_t forward_workspace = 0, backward_workspace = 0;  // bytes
-  int ranges = 1;                                             // vocabulary ranges of the backward, at most
+  std::size_t stash = 0;  // bytes that hold all of it; 0 where the strategy has none
+  int ranges = 1;         // vocabulary ranges of the backward, at most
   int threads = 1;
   std::string blocks;  // "n=256 v=256 d=256"
 };
@@ -139,6 +149,9 @@ class Plan {
   void prepare();
   /// Bytes of workspace for N tokens.
   std::size_t workspace_bytes(std::int64_t tokens, bool backward) const;
+  /// Bytes of a stash that holds everything for N tokens: about those of the logits in desc.dtype. 0 with a strategy
+  /// that has none.
+  std::size_t stash_bytes(std::int64_t tokens) const;
   PlanReport report(std::int64_t tokens) const;
   const PlanDesc& desc() const;
   /// Whether a backward that is given block_lse filters.

@@ -96,6 +96,7 @@ ForwardArgs LossCase::forward_args(const Workspace& w) {
           .loss = loss.ref(),
           .lse = lse.ref(),
           .block_lse = block_lse.size() > 0 ? block_lse.ref() : TensorRef(),
+          .stash = stash ? stash->ref() : TensorRef(),
           .workspace = w.ref()};
 }
 
@@ -109,6 +110,7 @@ BackwardArgs LossCase::backward_args(const Workspace& w) {
           .dc = dc.ref(),
           .accumulate_dc = accumulate_dc,
           .block_lse = block_lse.size() > 0 ? block_lse.ref() : TensorRef(),
+          .stash = stash ? stash->ref() : TensorRef(),
           .workspace = w.ref()};
 }
 
@@ -129,6 +131,7 @@ std::vector<std::vector<std::byte>> LossCase::inputs() const {
 
 void LossCase::check_surroundings() const {
   for (const Array* a : {&e, &c, &target, &grad, &loss, &lse, &de, &dc, &block_lse}) CHECK(a->surroundings_intact());
+  if (stash) CHECK(stash->guards_intact());
 }
 
 Expected LossCase::expected() const {

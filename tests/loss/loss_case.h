@@ -46,8 +46,9 @@ struct LossCase {
   std::int64_t N;
   Array e, c, target, grad;  // grad: N elements for none, else one
   Array loss, lse, de, dc;
-  Array block_lse;                  // of a case that filters
-  std::vector<std::int64_t> label;  // what each row is scored against, -1: nothing
+  Array block_lse;                   // of a case that filters
+  std::shared_ptr<Workspace> stash;  // of a case that stashes
+  std::vector<std::int64_t> label;   // what each row is scored against, -1: nothing
   bool accumulate_dc = false;
   bool tensor_cores = false;  // compute it: sums of bf16 and f16 products lose what f32 does not hold
 
@@ -60,6 +61,8 @@ struct LossCase {
     const auto [blocks, tokens] = plan.block_lse_shape(N);
     block_lse = Array(f32, {blocks, tokens});
   }
+  /// Calls are given a stash of so many bytes from here on.
+  void stash_in(std::size_t bytes) { stash = std::make_shared<Workspace>(bytes); }
   /// Poison outputs, run with workspaces of the size asked for, check that nothing else was written. `P` is Plan, or
   /// has its calls.
   template <class P>

@@ -42,6 +42,7 @@ struct Steps {
     explicit Runner(const PlanDesc& desc)
         : loss_(desc, small_blocks, smaller_blocks, std::make_shared<ThreadPool>(2)) {}
     std::size_t workspace_bytes(std::int64_t rows, bool backward) const { return loss_.workspace(rows, backward); }
+    std::size_t stash_bytes(std::int64_t rows) const { return loss_.stash_bytes(rows); }
     void forward(const ForwardArgs& a) { loss_.forward(a, {}); }
     void backward(const BackwardArgs& a) { loss_.backward(a, {}); }
     std::array<std::int64_t, 2> block_lse_shape(std::int64_t rows) const { return loss_.block_lse_shape(rows); }
@@ -62,6 +63,7 @@ struct Gpu {
     std::size_t workspace_bytes(std::int64_t rows, bool backward) const {
       return plan_.workspace_bytes(rows, backward);
     }
+    std::size_t stash_bytes(std::int64_t rows) const { return plan_.stash_bytes(rows); }
     std::array<std::int64_t, 2> block_lse_shape(std::int64_t rows) const { return plan_.block_lse_shape(rows); }
     void set_order(const std::vector<std::int64_t>& order) { plan_.set_order(order); }
     void refresh_order(TensorRef e, TensorRef c) {
@@ -79,7 +81,7 @@ struct Gpu {
     void forward(ForwardArgs a) {
       Copies copies(*this);
       for (TensorRef* t : {&a.e, &a.c, &a.target, &a.cu_seqlens}) copies.place(*t, false);
-      for (TensorRef* t : {&a.loss, &a.lse, &a.block_lse, &a.workspace}) copies.place(*t, true);
+      for (TensorRef* t : {&a.loss, &a.lse, &a.block_lse, &a.stash, &a.workspace}) copies.place(*t, true);
       plan_.forward(a, stream_);
       copies.fetch();
     }
@@ -87,7 +89,7 @@ struct Gpu {
       Copies copies(*this);
       for (TensorRef* t : {&a.e, &a.c, &a.target, &a.cu_seqlens, &a.lse, &a.grad_loss, &a.block_lse})
         copies.place(*t, false);
-      for (TensorRef* t : {&a.de, &a.dc, &a.workspace}) copies.place(*t, true);
+      for (TensorRef* t : {&a.de, &a.dc, &a.stash, &a.workspace}) copies.place(*t, true);
       plan_.backward(a, stream_);
       copies.fetch();
     }
