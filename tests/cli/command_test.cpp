@@ -205,7 +205,8 @@ TEST_CASE("kerf: a wrong call exits with 2 and says what to change, what the dev
   refused("check --shape 1,1,1 --data /nonexistent", 2, "/nonexistent: no such folder");
   refused("check --shape 1,1,1 --device gpu", 2, "--device gpu: must be cpu, cuda or cuda:N");
   refused("check --shape 1,1,1 --device cuda:x", 2, "--device cuda:x: must be cpu, cuda or cuda:N");
-  refused("check --shape 1,1,1 --strategy fast", 2, "they are automatic, exact_recompute, min_memory");
+  refused("check --shape 1,1,1 --strategy fast", 2,
+          "they are automatic, exact_recompute, min_memory, filtered, exact_stash, dense");
   refused("check --shape 1,1,1 --arch sm_80", 2, "--arch sm_80: is of a GPU; add --device cuda");
   refused("check --shape 1,1,1 --device cuda --arch sm_70", 2, "'sm_70' is no GPU architecture");
   refused("check --shape 1,1048576,1073741823", 3, "GiB of memory");

@@ -102,7 +102,7 @@ int bench(const BenchOptions& options) {
                      .c_str());
   const auto [problem, order] = make_case(input, spec, desc);
 
-  LossCall call(problem, desc, order.tokens);
+  LossCall call(problem, desc, order.tokens, input.stash_limit());
   const auto before_compiling = Clock::now();
   call.prepare();
   const double compile_ms = milliseconds(Clock::now() - before_compiling);
@@ -254,6 +254,7 @@ void add_report(ordered_json& to, const LossCall& call, const PlanDesc& desc, co
   to["workspace_bytes"] = call.workspace_bytes();
   to["forward_workspace_bytes"] = call.workspace_bytes(false);
   to["block_lse_bytes"] = call.block_lse_bytes();
+  to["stash_bytes"] = call.stash_bytes();
   const FilterReport filter = call.filter_report();
   to["filter"] = name_of(call.filters() ? desc.filter : Filter::off);
   to["filter_threshold"] = desc.filter_threshold;
@@ -270,11 +271,13 @@ void add_report(ordered_json& to, const LossCall& call, const PlanDesc& desc, co
 void print_report(const LossCall& call, const PlanDesc& desc, const VocabularyOrder& order) {
   const PlanReport report = call.report();
   if (call.filters()) fmt::print("{}\n", filter_text(desc, order, call.filter_report()));
-  fmt::print(
-      "{}, {} ranges, {}, workspace {} forward, {} backward{}\n", name_of(report.strategy), report.ranges,
-      report.blocks, mib(static_cast<double>(call.workspace_bytes(false))),
-      mib(static_cast<double>(call.workspace_bytes(true))),
-      call.filters() ? fmt::format(", block_lse of {} in both", mib(static_cast<double>(call.block_lse_bytes()))) : "");
+  std::string kept;
+  for (const auto& [name, bytes] :
+       {std::pair("block_lse", call.block_lse_bytes()), std::pair("stash", call.stash_bytes())})
+    if (bytes > 0) kept += fmt::format(", {} of {} in both", name, mib(static_cast<double>(bytes)));
+  fmt::print("{}, {} ranges, {}, workspace {} forward, {} backward{}\n", name_of(report.strategy), report.ranges,
+             report.blocks, mib(static_cast<double>(call.workspace_bytes(false))),
+             mib(static_cast<double>(call.workspace_bytes(true))), kept);
 }
 
 void BenchOptions::put(const ordered_json& results) const {

@@ -153,7 +153,7 @@ int bench_on_gpu(const BenchOptions& options) {
   check_problem_size(spec, 2);
   const auto [problem, order] = make_case(input, spec, desc);
   const Compiled compiled = compile_apart(desc);
-  LossCall call(problem, desc, order.tokens);
+  LossCall call(problem, desc, order.tokens, input.stash_limit());
   call.prepare();
   call.forward();
   call.backward();

@@ -99,7 +99,7 @@ int check(const CheckOptions& options) {
     return std::chrono::duration<double>(Clock::now() - t).count();
   };
 
-  LossCall call(problem, desc, order.tokens);
+  LossCall call(problem, desc, order.tokens, input.stash_limit());
   const auto start = Clock::now();
   call.forward();
   call.backward();
@@ -172,6 +172,7 @@ int check(const CheckOptions& options) {
                 {"dropped_mass", filter.dropped_mass},
                 {"workspace_bytes", call.workspace_bytes()},
                 {"block_lse_bytes", call.block_lse_bytes()},
+                {"stash_bytes", call.stash_bytes()},
                 {"strategy", name_of(report.strategy)},
                 {"device", input.device},
                 {"level", level_of(desc)},

@@ -54,7 +54,8 @@ LossCall::Array LossCall::array(std::size_t bytes, bool fetched) const {
   return a;
 }
 
-LossCall::LossCall(const Problem& problem, const PlanDesc& desc, const std::vector<std::int64_t>& order)
+LossCall::LossCall(const Problem& problem, const PlanDesc& desc, const std::vector<std::int64_t>& order,
+                   std::size_t stash_limit)
     : problem_(problem),
       gpu_(desc.device.type == DeviceType::cuda ? cuda::Device::open(desc.device.ordinal) : nullptr),
       plan_(desc) {
@@ -76,7 +77,9 @@ LossCall::LossCall(const Problem& problem, const PlanDesc& desc, const std::vect
     blocks = shape[0], padded = shape[1];
     block_lse_ = array(static_cast<std::size_t>(blocks * padded) * sizeof(float), false);
   }
-  workspace_ = array(workspace_bytes() - block_lse_.bytes, false);
+  const std::size_t stash = std::min(plan_.stash_bytes(s.tokens), stash_limit);
+  if (stash > 0) stash_ = array(stash, false);
+  workspace_ = array(workspace_bytes() - block_lse_.bytes - stash_.bytes, false);
   poison();
 
   const auto tensor = [&](const void* data, DType dtype, std::initializer_list<std::int64_t> shape) {
@@ -98,7 +101,9 @@ LossCall::LossCall(const Problem& problem, const PlanDesc& desc, const std::vect
   forward_.lse = tensor(lse_.data(), f32, {s.tokens});
   forward_.workspace = tensor(workspace_.data(), boolean, {static_cast<std::int64_t>(workspace_.bytes)});
   if (blocks > 0) forward_.block_lse = tensor(block_lse_.data(), f32, {blocks, padded});
+  if (stash > 0) forward_.stash = tensor(stash_.data(), boolean, {static_cast<std::int64_t>(stash)});
   backward_.block_lse = forward_.block_lse;
+  backward_.stash = forward_.stash;
   backward_.e = forward_.e;
   backward_.c = forward_.c;
   backward_.target = forward_.target;
@@ -111,7 +116,7 @@ LossCall::LossCall(const Problem& problem, const PlanDesc& desc, const std::vect
 }
 
 void LossCall::poison() {
-  for (const Array* a : {&loss_, &lse_, &de_, &dc_, &block_lse_, &workspace_}) {
+  for (const Array* a : {&loss_, &lse_, &de_, &dc_, &block_lse_, &stash_, &workspace_}) {
     if (!a->data()) continue;
     if (gpu_) {
       a->device.fill(nan_pattern, stream());
@@ -127,7 +132,7 @@ void LossCall::poison() {
 
 void LossCall::fetch() {
   if (!gpu_) return;
-  for (const Array* a : {&loss_, &lse_, &de_, &dc_, &block_lse_, &workspace_}) {
+  for (const Array* a : {&loss_, &lse_, &de_, &dc_, &block_lse_, &stash_, &workspace_}) {
     if (!a->data()) continue;
     const std::size_t bytes = a->host.size();
     a->device.download(a->host.data(), bytes, stream(), a->device.bytes() - bytes);
@@ -139,9 +144,13 @@ std::vector<std::string> LossCall::defects() const {
   std::vector<std::string> found;
   const ProblemSpec& s = problem_.spec;
   const bool nan_is_right = s.reduction == Reduction::mean && problem_.valid == 0;
-  const std::pair<const char*, const Array*> arrays[] = {
-      {"loss", &loss_},          {"lse", &lse_}, {"de", &de_}, {"dc", &dc_}, {"block_lse", &block_lse_},
-      {"workspace", &workspace_}};
+  const std::pair<const char*, const Array*> arrays[] = {{"loss", &loss_},
+                                                         {"lse", &lse_},
+                                                         {"de", &de_},
+                                                         {"dc", &dc_},
+                                                         {"block_lse", &block_lse_},
+                                                         {"stash", &stash_},
+                                                         {"workspace", &workspace_}};
   for (const auto& [name, a] : arrays)
     if (a->data() && a->guard_written()) found.push_back(fmt::format("{}: bytes past its end were written", name));
   if (!nan_is_right) find_unwritten("loss", loss_.host, loss_.bytes, f32, 1, found);

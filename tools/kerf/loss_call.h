@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <limits>
 #include <memory>
 #include <optional>
 #include <string>
@@ -15,8 +16,9 @@ namespace kerf::tools {
 
 class LossCall {
  public:
-  /// `order`: of the vocabulary, for Order::given.
-  LossCall(const Problem& problem, const PlanDesc& desc, const std::vector<std::int64_t>& order = {});
+  /// `order`: of the vocabulary, for Order::given. `stash_limit`: bytes of stash at most, where the plan has one.
+  LossCall(const Problem& problem, const PlanDesc& desc, const std::vector<std::int64_t>& order = {},
+           std::size_t stash_limit = std::numeric_limits<std::size_t>::max());
 
   void prepare() { plan_.prepare(); }
   /// Fills all outputs and the workspace with NaN and what lies behind them with a pattern.
@@ -38,9 +40,10 @@ class LossCall {
   }
   bool filters() const { return plan_.filters(); }
   std::size_t block_lse_bytes() const { return block_lse_.bytes; }
-  /// What a direction asks for beside inputs and results, block_lse among it.
+  std::size_t stash_bytes() const { return stash_.bytes; }
+  /// What a direction asks for beside inputs and results, block_lse and stash among it.
   std::size_t workspace_bytes(bool backward) const {
-    return plan_.workspace_bytes(problem_.spec.tokens, backward) + block_lse_.bytes;
+    return plan_.workspace_bytes(problem_.spec.tokens, backward) + block_lse_.bytes + stash_.bytes;
   }
   std::size_t workspace_bytes() const { return std::max(workspace_bytes(false), workspace_bytes(true)); }
   const float* loss() const { return loss_.host.as<float>(); }
@@ -71,7 +74,7 @@ class LossCall {
   std::optional<cuda::OwnStream> stream_;
   Plan plan_;
   std::vector<cuda::Buffer> inputs_;
-  Array loss_, lse_, de_, dc_, block_lse_, workspace_;
+  Array loss_, lse_, de_, dc_, block_lse_, stash_, workspace_;
   ForwardArgs forward_;
   BackwardArgs backward_;
 };

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <charconv>
 #include <cmath>
+#include <limits>
 #include <optional>
 
 #include "kerf/error.h"
@@ -23,11 +24,14 @@ void InputOptions::add_to(CLI::App& verb) {
   verb.add_option("--device", device, "cpu, cuda or cuda:N")->capture_default_str();
   verb.add_option("--arch", arch, "GPU: architecture to generate code for, as sm_80; the device's own if not given");
   verb.add_option("--reduction", reduction, "none, mean or sum")->capture_default_str();
-  verb.add_option("--strategy", strategy, "automatic, exact_recompute, min_memory or filtered")->capture_default_str();
+  verb.add_option("--strategy", strategy, "automatic, exact_recompute, min_memory, filtered, exact_stash or dense")
+      ->capture_default_str();
   verb.add_option("--seed", seed, "of the random input")->capture_default_str();
   verb.add_option("--data", data, "folder of .npy files from a trained model, in place of random input");
   verb.add_option("--ignored", ignored, "share of the rows labelled ignore_index, 0 to 1")->check(CLI::Range(0.0, 1.0));
   verb.add_option("--workspace", workspace_mib, "MiB that the backward may ask for; the library chooses if not given")
+      ->check(CLI::Range(0.0, 1e6));
+  verb.add_option("--stash", stash_mib, "MiB of stash, with --strategy exact_stash; room for everything if not given")
       ->check(CLI::Range(0.0, 1e6));
   verb.add_option("--threads", threads, "0: KERF_NUM_THREADS, or all processors")
       ->capture_default_str()
@@ -71,10 +75,13 @@ void InputOptions::add_filter_to(CLI::App& verb) {
 namespace {
 
 Strategy strategy_from_name(const std::string& name) {
-  for (const Strategy s : {Strategy::automatic, Strategy::exact_recompute, Strategy::min_memory, Strategy::filtered})
+  for (const Strategy s : {Strategy::automatic, Strategy::exact_recompute, Strategy::min_memory, Strategy::filtered,
+                           Strategy::exact_stash, Strategy::dense})
     if (name == name_of(s)) return s;
   throw UsageError(
-      fmt::format("--strategy {}: is no strategy; they are automatic, exact_recompute, min_memory, filtered", name));
+      fmt::format("--strategy {}: is no strategy; they are automatic, exact_recompute, min_memory, filtered, "
+                  "exact_stash, dense",
+                  name));
 }
 
 /// "0.000244", "2.44e-4" or "2^-12"; nothing where it is none of them.
@@ -170,6 +177,11 @@ PlanDesc InputOptions::desc(const ProblemSpec& spec) const {
   if (!arch.empty()) d.arch = Target::cuda(arch).cpu;
   check_filter(*this, d);
   return d;
+}
+
+std::size_t InputOptions::stash_limit() const {
+  if (stash_mib < 0) return std::numeric_limits<std::size_t>::max();
+  return static_cast<std::size_t>(stash_mib * (1 << 20));
 }
 
 Device device_from_name(const std::string& name) {

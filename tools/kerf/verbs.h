@@ -40,6 +40,7 @@ struct InputOptions {
   std::uint64_t seed = 0;
   double ignored = -1;        // negative: not given
   double workspace_mib = -1;  // negative: not given
+  double stash_mib = -1;      // negative: not given
   int threads = 0;
 
   void add_to(CLI::App& verb);
@@ -49,6 +50,8 @@ struct InputOptions {
   ProblemSpec spec(double ignored_default) const;
   Problem problem(const ProblemSpec& spec) const;
   PlanDesc desc(const ProblemSpec& spec) const;
+  /// Bytes of stash at most.
+  std::size_t stash_limit() const;
 };
 
 /// "auto", "off", "mass", "mass=2^-12", "max=0.0002": the filter and its threshold. max= is the rule of
