@@ -16,14 +16,6 @@
 
 namespace kerf::runtime {
 
-bool filters(const PlanDesc& desc) {
-  constexpr std::int64_t worth_it = 16384;  // tokens: below, what decides costs as much as what it saves
-  const bool may = desc.strategy == Strategy::automatic || desc.strategy == Strategy::filtered;
-  if (!may || desc.filter == Filter::off || !(desc.filter_e || desc.filter_c)) return false;
-  return desc.filter != Filter::automatic || desc.strategy == Strategy::filtered ||
-         (desc.dtype != f32 && desc.vocabulary >= worth_it);
-}
-
 FilterRanges DeviceLoss::filter_ranges(std::int64_t rows) const {
   std::size_t limit = filter_limit(desc_, filtered_->copies_c());
   // What the forward leaves for the backward counts.

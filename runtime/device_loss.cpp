@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstring>
 #include <initializer_list>
+#include <limits>
 #include <optional>
 #include <string>
 #include <utility>
@@ -22,6 +23,10 @@ namespace {
 
 constexpr std::int64_t few_tiles = 2 * 132;    // that keep a large GPU busy
 constexpr std::int64_t longest_sum = 1 << 15;  // columns: 2048 additions of 16 products, cut off by 2^-23 each
+// Strategy::automatic, in the time that the logits of one token take: what a token in the stash saves, and what a range
+// costs, which reads and writes the sum of de. A sixteenth of the columns pays for a forward by tiles of dz.
+constexpr double saved_by_token = 0.8, cost_of_range = 1024;
+constexpr std::int64_t least_share_of_stash = 16;
 
 /// Whether rows begin where boxes of memory may.
 bool boxes_fit(const TensorRef& t) {
@@ -129,14 +134,30 @@ Ranges DeviceLoss::ranges(const DevicePrograms& p, std::int64_t rows) const {
   Ranges most = choose_ranges(
       columns, limit, [&](const Ranges& r) { return lay_out_device_backward(nullptr, desc_, rows, p, r).bytes; });
   if (most.width > widest) most.width = blocks_of(columns, blocks_of(columns, widest));
-  return most;
+  if (desc_.strategy != Strategy::automatic || !stashes(desc_)) return most;
+  // Narrower ranges leave more of the limit to the stash.
+  Ranges best = most;
+  double most_saved = -std::numeric_limits<double>::infinity();
+  for (Ranges r = most;; r.width = blocks_of(r.width, 2)) {
+    const StashSpace held = stash_beside(p, rows, lay_out_device_backward(nullptr, desc_, rows, p, r).bytes);
+    const double saved = saved_by_token * static_cast<double>(held.columns * b.v) - cost_of_range * r.count();
+    if (saved > most_saved) best = r, most_saved = saved;
+    if (r.width == 1) return best;
+  }
+}
+
+StashSpace DeviceLoss::stash_beside(const DevicePrograms& p, std::int64_t rows, std::size_t backward) const {
+  if (backward >= desc_.workspace_limit) return {};
+  const StashSpace s = lay_out_stash(nullptr, desc_.workspace_limit - backward, desc_, rows, p);
+  const std::int64_t columns = blocks_of(desc_.vocabulary, p.blocks().backward.v);
+  return s.columns * least_share_of_stash >= columns ? s : StashSpace{};
 }
 
 std::size_t DeviceLoss::workspace(const DevicePrograms& p, std::int64_t rows, bool backward) const {
   if (rows / p.blocks().backward.n >= most_row_blocks) return too_large;
   if (backward && p.filtered()) return lay_out_filter(nullptr, desc_, rows, p, filter_ranges(rows)).bytes;
   if (backward) return lay_out_device_backward(nullptr, desc_, rows, p, ranges(p, rows)).bytes;
-  const Ranges r = stashes(desc_) ? ranges(p, rows) : Ranges{};
+  const Ranges r = stashes_with(rows) ? ranges(p, rows) : Ranges{};
   return lay_out_device_forward(nullptr, desc_, rows, p, chunk(p, rows), std::max(parts(p, rows), r.columns), r.width)
       .bytes;
 }
@@ -152,6 +173,7 @@ std::size_t DeviceLoss::workspace(std::int64_t rows, bool backward) const {
 
 std::size_t DeviceLoss::stash_bytes(std::int64_t rows) const {
   if (rows < 0) throw UsageError(fmt::format("Plan: {} rows; their number must not be negative", rows));
+  if (desc_.strategy == Strategy::automatic) return stash_beside(*programs_[0], rows, workspace(rows, true)).bytes;
   std::size_t bytes = 0;
   for (const auto& p : programs_)
     bytes =
@@ -159,6 +181,10 @@ std::size_t DeviceLoss::stash_bytes(std::int64_t rows) const {
                                                                          : kerf::runtime::stash_bytes(desc_, rows, *p));
   if (bytes == too_large) throw UsageError(fmt::format("Plan: the stash for {} rows passes 2^63 bytes", rows));
   return bytes;
+}
+
+bool DeviceLoss::stashes_with(std::int64_t rows) const {
+  return stashes(desc_) && (desc_.strategy != Strategy::automatic || stash_bytes(rows) > 0);
 }
 
 StashSpace DeviceLoss::stash_space(const TensorRef& stash, const DevicePrograms& p, std::int64_t rows,
@@ -174,7 +200,7 @@ StashSpace DeviceLoss::stash_space(const TensorRef& stash, const DevicePrograms&
                       "(Plan::stash_bytes); exact_stash takes any size",
                       call, bytes_of(stash), rows, all));
   }
-  if (!stash.given()) return {};
+  if (!stash.given() || !stashes_with(rows)) return {};
   return lay_out_stash(static_cast<std::byte*>(stash.data), bytes_of(stash), desc_, rows, p);
 }
 
@@ -214,7 +240,7 @@ void DeviceLoss::forward(const ForwardArgs& a, Stream stream) {
   const std::int64_t N = labels.rows, P = label_blocks(N) * kernels::label_block;
   DevicePrograms& programs = filtered ? *filtered_ : programs_for(given_c, {});
   const StashSpace stashed = stash_space(stash, programs, N, name, false);
-  const Ranges all = stashes(desc_) ? ranges(programs, N) : Ranges{};
+  const Ranges all = stashes_with(N) ? ranges(programs, N) : Ranges{};
   const std::int64_t step = chunk(programs, N), run_parts = parts(programs, N);
   const std::int64_t S = stashed.columns > 0 ? all.columns : run_parts;
   const DeviceForwardSpace space =

@@ -29,9 +29,6 @@
 
 namespace kerf::runtime {
 
-/// Whether a plan filters.
-bool filters(const PlanDesc& desc);
-
 class DeviceLoss {
  public:
   /// On desc.device, with blocks for its code.
@@ -47,6 +44,7 @@ class DeviceLoss {
   /// Those for tensors that lie as the device likes it best.
   DevicePrograms& programs() { return *programs_[0]; }
   std::size_t workspace(std::int64_t rows, bool backward) const;
+  /// Of a stash that holds everything; with Strategy::automatic what workspace_limit has room for.
   std::size_t stash_bytes(std::int64_t rows) const;
   Ranges ranges(std::int64_t rows) const { return ranges(*programs_[0], rows); }
   void forward(const ForwardArgs& args, Stream stream);
@@ -72,6 +70,10 @@ class DeviceLoss {
   std::int64_t parts(const DevicePrograms& p, std::int64_t rows) const;
   Ranges ranges(const DevicePrograms& p, std::int64_t rows) const;
   std::size_t workspace(const DevicePrograms& p, std::int64_t rows, bool backward) const;
+  /// Whether calls of so many rows may be given a stash.
+  bool stashes_with(std::int64_t rows) const;
+  /// What is worth keeping in the bytes of workspace_limit that a backward leaves over.
+  StashSpace stash_beside(const DevicePrograms& p, std::int64_t rows, std::size_t backward) const;
   /// What the stash of a call has room for; `needed`: whether dense cannot do without.
   StashSpace stash_space(const TensorRef& stash, const DevicePrograms& p, std::int64_t rows, const std::string& call,
                          bool needed) const;

@@ -94,7 +94,16 @@ kernels::Blocks with_split(kernels::Blocks b, std::int64_t split) {
 
 }  // namespace
 
+bool filters(const PlanDesc& desc) {
+  constexpr std::int64_t worth_it = 16384;  // tokens: below, what decides costs as much as what it saves
+  const bool may = desc.strategy == Strategy::automatic || desc.strategy == Strategy::filtered;
+  if (!may || desc.filter == Filter::off || !(desc.filter_e || desc.filter_c)) return false;
+  return desc.filter != Filter::automatic || desc.strategy == Strategy::filtered ||
+         (desc.dtype != f32 && desc.vocabulary >= worth_it);
+}
+
 bool stashes(const PlanDesc& desc) {
+  if (desc.strategy == Strategy::automatic) return desc.workspace_limit > 0 && !filters(desc);
   return desc.strategy == Strategy::exact_stash || desc.strategy == Strategy::dense;
 }
 
@@ -157,7 +166,7 @@ bool DevicePrograms::used(DeviceProgram which) const {
     case DeviceProgram::score_rows: return filtered_ && desc_.order == Order::automatic;
     case DeviceProgram::stash_tiles:
     case DeviceProgram::dz_of_stash: return stashes(desc_);
-    case DeviceProgram::lse_tiles: return desc_.strategy == Strategy::exact_stash;
+    case DeviceProgram::lse_tiles: return stashes(desc_) && desc_.strategy != Strategy::dense;
     case DeviceProgram::grad_tiles: return desc_.strategy != Strategy::dense;
     case DeviceProgram::list_kept:
     case DeviceProgram::list_parts:

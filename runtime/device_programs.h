@@ -86,6 +86,8 @@ enum class DeviceProgram : std::uint8_t {
   score_rows,
 };
 inline constexpr std::size_t device_programs = 69;
+/// Whether a plan filters.
+bool filters(const PlanDesc& desc);
 /// Whether the forward of such a plan may leave a stash.
 bool stashes(const PlanDesc& desc);
 /// What keep_tiles goes by on a side of a plan that filters.

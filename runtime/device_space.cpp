@@ -107,7 +107,7 @@ DeviceBackwardSpace lay_out_device_backward(std::byte* memory, const PlanDesc& d
   s.parts = std::min(s.parts, ranges.columns);
   if (s.parts > 1)
     s.sum = carve.take<float>(s.parts, down * b.n, desc.hidden);
-  else if (save || ranges.count() > 1 || desc.strategy == Strategy::exact_stash)  // a range may end with the stash
+  else if (save || ranges.count() > 1 || (stashes(desc) && desc.strategy != Strategy::dense))  // may end with the stash
     s.sum = carve.take<float>(P, desc.hidden);
   if (save) s.compact = reinterpret_cast<std::byte*>(s.sum);
   const std::int64_t hidden_blocks = blocks_of(desc.hidden, blocks.grad_c_d);
@@ -156,6 +156,7 @@ StashSpace lay_out_stash(std::byte* memory, std::size_t bytes, const PlanDesc& d
   if (bytes <= before) return s;
   s.columns = std::min(all, static_cast<std::int64_t>((bytes - before) / static_cast<std::size_t>(s.column_bytes)));
   s.tiles = carve.take<std::byte>(s.columns, s.column_bytes);
+  s.bytes = carve.bytes();
   return s;
 }
 

@@ -81,6 +81,7 @@ struct StashSpace {
   std::byte* tiles;      // [columns, row blocks, a tile]
   std::int64_t columns;  // blocks of the vocabulary that it has room for
   std::int64_t column_bytes;
+  std::size_t bytes;  // of all that
 };
 /// As far as `bytes` reach.
 StashSpace lay_out_stash(std::byte* memory, std::size_t bytes, const PlanDesc& desc, std::int64_t rows,

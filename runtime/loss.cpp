@@ -148,11 +148,13 @@ struct Plan::Impl {
   }
 
   runtime::DeviceLoss* stepped() const { return device ? device.get() : steps.get(); }
-  /// What makes a call with these optional arguments, or null: `programs`.
-  runtime::DeviceLoss* stepped(const TensorRef& block_lse, const TensorRef& stash) const {
+  /// Whether calls of so many rows that are given what the plan wants, or all, are made in steps.
+  bool in_steps(std::int64_t rows) const { return device || filter() || stash_bytes(rows) > 0; }
+  /// What makes this call, or null: `programs`.
+  runtime::DeviceLoss* stepped(const auto& call) const {
     if (device) return device.get();
-    const bool steps_alone = desc.strategy == Strategy::dense;
-    return steps && (block_lse.given() || stash.given() || steps_alone) ? steps.get() : nullptr;
+    const bool asked = call.block_lse.given() || call.stash.given() || desc.strategy == Strategy::dense;
+    return steps && asked && in_steps(std::max<std::int64_t>(0, call.target.elements())) ? steps.get() : nullptr;
   }
   /// What filters, or null.
   runtime::DeviceLoss* filter() const {
@@ -187,23 +189,25 @@ struct Plan::Impl {
   runtime::Ranges ranges(std::int64_t rows, std::size_t limit) {
     return runtime::choose_ranges(rows, shape(), programs.blocks().backward, scratch(true), limit);
   }
-  std::size_t limit() const {
+  std::size_t stash_bytes(std::int64_t rows) const { return runtime::stashes(desc) ? stepped()->stash_bytes(rows) : 0; }
+  std::size_t limit(std::int64_t rows) const {
     if (desc.strategy == Strategy::min_memory) return 0;
-    return desc.workspace_limit ? desc.workspace_limit : std::size_t{64} << 20;
+    if (desc.workspace_limit == 0) return std::size_t{64} << 20;
+    return desc.workspace_limit - (desc.strategy == Strategy::automatic ? stash_bytes(rows) : 0);
   }
   std::size_t workspace(std::int64_t rows, bool backward) {
     if (device) return device->workspace(rows, backward);
     if (rows < 0) throw UsageError(fmt::format("Plan: {} rows; their number must not be negative", rows));
-    if (rows == 0) return steps ? steps->workspace(0, backward) : 0;
+    if (rows == 0) return in_steps(0) ? steps->workspace(0, backward) : 0;
     std::size_t bytes = runtime::too_large;
     const kernels::Blocks& b = programs.blocks().backward;
     if (rows / b.n < runtime::most_row_blocks)
       bytes = backward
-                  ? runtime::lay_out_backward(nullptr, rows, shape(), b, ranges(rows, limit()), scratch(true)).bytes
+                  ? runtime::lay_out_backward(nullptr, rows, shape(), b, ranges(rows, limit(rows)), scratch(true)).bytes
                   : runtime::lay_out_forward(nullptr, rows, parts(), scratch(false)).bytes;
     if (bytes == runtime::too_large)
       throw UsageError(fmt::format("Plan: the workspace for {} rows passes 2^63 bytes", rows));
-    if (steps) bytes = std::max(bytes, steps->workspace(rows, backward));
+    if (in_steps(rows)) bytes = std::max(bytes, steps->workspace(rows, backward));
     return bytes;
   }
 };
@@ -231,27 +235,26 @@ void Plan::prepare() {
 std::size_t Plan::workspace_bytes(std::int64_t tokens, bool backward) const {
   return impl_->workspace(tokens, backward);
 }
-std::size_t Plan::stash_bytes(std::int64_t tokens) const {
-  return runtime::stashes(impl_->desc) ? impl_->stepped()->stash_bytes(tokens) : 0;
-}
+std::size_t Plan::stash_bytes(std::int64_t tokens) const { return impl_->stash_bytes(tokens); }
 const PlanDesc& Plan::desc() const { return impl_->desc; }
 
 PlanReport Plan::report(std::int64_t tokens) const {
   Impl& p = *impl_;
   PlanReport r;
+  r.stash = stash_bytes(tokens);
   r.strategy = p.desc.strategy != Strategy::automatic ? p.desc.strategy
                : p.filter()                           ? Strategy::filtered
+               : r.stash > 0                          ? Strategy::exact_stash
                                                       : Strategy::exact_recompute;
   r.forward_workspace = workspace_bytes(tokens, false);
   r.backward_workspace = workspace_bytes(tokens, true);
-  r.stash = stash_bytes(tokens);
+  const bool in_steps = p.in_steps(tokens);
   if (p.filter())
     r.ranges = static_cast<int>(p.filter()->filter_ranges(tokens).count());
   else if (tokens > 0)
-    r.ranges = (p.stepped() ? p.stepped()->ranges(tokens) : p.ranges(tokens, p.limit())).count();
+    r.ranges = (in_steps ? p.stepped()->ranges(tokens) : p.ranges(tokens, p.limit(tokens))).count();
   r.threads = p.pool ? p.pool->size() : 1;
-  const runtime::DevicePrograms* programs = p.main_programs();
-  const kernels::Blocks& b = programs ? programs->blocks().forward : p.programs.blocks().forward;
+  const kernels::Blocks& b = in_steps ? p.main_programs()->blocks().forward : p.programs.blocks().forward;
   r.blocks = fmt::format("n={} v={} d={}", b.n, b.v, b.d);
   return r;
 }
@@ -259,7 +262,7 @@ PlanReport Plan::report(std::int64_t tokens) const {
 void Plan::forward(const ForwardArgs& a, Stream stream) {
   Impl& p = *impl_;
   const PlanDesc& desc = p.desc;
-  if (runtime::DeviceLoss* steps = p.stepped(a.block_lse, a.stash)) return steps->forward(a, stream);
+  if (runtime::DeviceLoss* steps = p.stepped(a)) return steps->forward(a, stream);
   const auto [e, c, labels, loss, lse, block_lse, stash, memory, name] =
       runtime::check_forward(desc, a, [&](std::int64_t rows) { return p.workspace(rows, false); });
   const std::int64_t N = labels.rows, valid = check_labels(labels, name);
@@ -308,7 +311,7 @@ void Plan::forward(const ForwardArgs& a, Stream stream) {
 void Plan::backward(const BackwardArgs& a, Stream stream) {
   Impl& p = *impl_;
   const PlanDesc& desc = p.desc;
-  if (runtime::DeviceLoss* steps = p.stepped(a.block_lse, a.stash)) return steps->backward(a, stream);
+  if (runtime::DeviceLoss* steps = p.stepped(a)) return steps->backward(a, stream);
   const auto [e, c, labels, lse, grad_loss, de, dc, block_lse, stash, memory, bytes, name] =
       runtime::check_backward(desc, a, [&](std::int64_t rows) { return p.workspace(rows, true); });
   const std::int64_t valid = check_labels(labels, name);

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "kerf/error.h"
+#include "runtime/device_programs.h"
 
 namespace kerf::runtime {
 
@@ -232,9 +233,12 @@ TensorRef ArgumentCheck::block_lse(const TensorRef& t, const BlockLseShape& shap
 }
 
 void ArgumentCheck::stash(const TensorRef& t) {
-  if (desc_.strategy != Strategy::exact_stash && desc_.strategy != Strategy::dense)
-    fail(fmt::format("stash is given and the plan's strategy is {}; those with a stash are exact_stash and dense",
-                     name_of(desc_.strategy)));
+  if (!stashes(desc_))
+    fail(
+        fmt::format("stash is given and the plan's strategy is {}; those with a stash are exact_stash and dense, and "
+                    "automatic with "
+                    "a workspace_limit where nothing is filtered",
+                    name_of(desc_.strategy)));
   memory("stash", t, true);
   dense_rows("stash", t, t.elements());
   if (reinterpret_cast<std::uintptr_t>(t.data) % 64)

@@ -22,11 +22,13 @@ enum class Reduction : std::uint8_t { none, mean, sum };
 /// How the backward gets its gradients. exact_recompute: logits are made again, range by range, in ranges as wide as
 /// workspace_limit allows. min_memory: the same in the narrowest ranges that keep the device busy, and on a GPU the
 /// forward and backward without a copy of the rows that count. filtered: tiles of the gradient that hardly matter are
-/// left out, as Filter says; needs block_lse of the forward. automatic: filtered where the plan filters and the calls
-/// are given block_lse, else exact_recompute. exact_stash: the forward leaves softmax numerators in ForwardArgs::stash,
-/// so that the backward need not make those logits again: three products in all in place of four; what a stash has no
-/// room for, or calls without one, are as with exact_recompute. dense: the same with a stash that holds everything,
-/// which the backward then needs nearly no workspace beside.
+/// left out, as Filter says; needs block_lse of the forward. exact_stash: the forward leaves softmax numerators in
+/// ForwardArgs::stash, so that the backward need not make those logits again: three products in all in place of four;
+/// what a stash has no room for, or calls without one, are as with exact_recompute. dense: the same with a stash that
+/// holds everything, which the backward then needs nearly no workspace beside. automatic: filtered where the plan
+/// filters and the calls are given block_lse; else exact_stash where workspace_limit is set and leaves room for a
+/// sixteenth of the logits, shared out so that stash and few ranges together save most; else exact_recompute. It never
+/// takes min_memory, nor dense, which refuses calls without a stash.
 enum class Strategy : std::uint8_t { automatic, exact_recompute, min_memory, filtered, exact_stash, dense };
 /// Which tiles (a block of rows by a block of the vocabulary) of dz a filtered backward leaves out. mass: those in
 /// which no row has its target, nor probabilities that add up to filter_threshold. largest: those in which no row has
@@ -56,7 +58,7 @@ struct PlanDesc {
   /// Bytes the backward may ask for; the least that works is used if larger. 0: 64 MiB on the CPU, 1 GiB on a GPU.
   /// min_memory does not look at it. On a GPU a copy of c comes on top with a hidden size that is no multiple of 8 and
   /// nothing set here. A filtered backward, block_lse counted: 256 MiB on the CPU, 1 GiB on a GPU, or 1.25 GiB where c
-  /// is copied in the order of the vocabulary.
+  /// is copied in the order of the vocabulary. With automatic a stash counts too, and without a limit there is none.
   std::size_t workspace_limit = 0;
   Filter filter = Filter::automatic;
   double filter_threshold = 0;            // 0: 2^-12, or half of a block's share of the vocabulary if that is less
@@ -87,8 +89,8 @@ struct ForwardArgs {
   /// Optional output of a plan that filters, f32, dense, of the shape that block_lse_shape tells: log-sum-exp of each
   /// row with a label over each block of the vocabulary. The filtered backward needs it; it counts to workspace_limit.
   TensorRef block_lse = {};
-  /// Optional output of a plan with Strategy::exact_stash or dense: bytes (any dtype, dense), aligned to 64, kept for
-  /// the backward. exact_stash takes any size and uses up to stash_bytes(N); dense needs those.
+  /// Optional output of a plan that stashes: bytes (any dtype, dense), aligned to 64, kept for the backward. dense
+  /// needs stash_bytes(N), exact_stash and automatic take any size and use what holds everything.
   TensorRef stash = {};
   TensorRef workspace = {};  // bytes (any dtype, dense), at least workspace_bytes(N, false), aligned to 64
 };
@@ -112,8 +114,8 @@ struct BackwardArgs {
 struct PlanReport {
   Strategy strategy = Strategy::exact_recompute;
   std::size_t forward_workspace = 0, backward_workspace = 0;  // bytes
-  std::size_t stash = 0;  // bytes that hold all of it; 0 where the strategy has none
-  int ranges = 1;         // vocabulary ranges of the backward, at most
+  std::size_t stash = 0;                                      // bytes, as stash_bytes
+  int ranges = 1;                                             // vocabulary ranges of the backward, at most
   int threads = 1;
   std::string blocks;  // "n=256 v=256 d=256"
 };
@@ -142,15 +144,15 @@ class Plan {
   Plan(Plan&&) noexcept;
   Plan& operator=(Plan&&) noexcept;
 
-  /// Compiles every program that the cache does not have; without it the first forward and the first backward do. A plan that filters compiles
-  /// those of calls with block_lse. On a GPU of compute capability
-  /// 9.0 a c (with min_memory also a de) in bf16 or f16 whose rows do not begin at multiples of 16 bytes has slower
-  /// programs of its own, compiled when first needed.
+  /// Compiles every program that the cache does not have; without it the first forward and the first backward do. A plan
+  /// that filters or stashes compiles those of calls with block_lse or a stash. On a GPU of compute capability 9.0 a c
+  /// (with min_memory also a de) in bf16 or f16 whose rows do not begin at multiples of 16 bytes has slower programs of
+  /// its own, compiled when first needed.
   void prepare();
   /// Bytes of workspace for N tokens.
   std::size_t workspace_bytes(std::int64_t tokens, bool backward) const;
-  /// Bytes of a stash that holds everything for N tokens: about those of the logits in desc.dtype. 0 with a strategy
-  /// that has none.
+  /// Bytes of a stash that holds everything for N tokens: about those of the logits in desc.dtype. With automatic what
+  /// workspace_limit has room for, 0 where that is too little to save time; 0 with a strategy that has no stash.
   std::size_t stash_bytes(std::int64_t tokens) const;
   PlanReport report(std::int64_t tokens) const;
   const PlanDesc& desc() const;

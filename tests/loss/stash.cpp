@@ -140,6 +140,96 @@ TEST_CASE_TEMPLATE("stash: a label outside the vocabulary gives its row no gradi
   for (std::int64_t i = 0; i < x.dc.size(); ++i) CHECK(std::isfinite(x.dc[i]));
 }
 
+TEST_CASE_TEMPLATE("stash: sequences, gradients in f32 added to what is there, and either side alone", On, Host, Steps,
+                   Gpu) {
+  if (!On::here()) return;
+  for (Strategy strategy : {Strategy::exact_stash, Strategy::dense}) {
+    CAPTURE(name_of(strategy));
+    PlanDesc desc = stashing(bf16, strategy, Reduction::sum);
+    desc.shift = 1;
+    Routed<On> x({90, 301, 40}, desc);
+    const std::vector<std::int64_t> begin = {0, 1, 50, 90};
+    Array cu(i32, {4});
+    for (std::int64_t i = 0; i < 4; ++i) cu.set(i, static_cast<double>(begin[static_cast<std::size_t>(i)]));
+    for (std::size_t s = 0; s + 1 < begin.size(); ++s)
+      for (std::int64_t n = begin[s]; n < begin[s + 1]; ++n) {
+        const double label = n + 1 < begin[s + 1] ? x.target[n + 1] : -1;
+        x.label[static_cast<std::size_t>(n)] = label < 0 ? -1 : static_cast<std::int64_t>(label);
+      }
+    x.dc = Array(f32, {301, 40}, 7);
+    typename On::Runner plan(x.desc);
+    x.stash_in(plan.stash_bytes(x.N));
+    const Workspace forward(plan.workspace_bytes(x.N, false)), backward(plan.workspace_bytes(x.N, true));
+    const Expected loops = x.expected();
+    for (bool of_e : {true, false}) {
+      ForwardArgs f = x.forward_args(forward);
+      BackwardArgs b = x.backward_args(backward);
+      f.cu_seqlens = b.cu_seqlens = cu.ref();
+      b.accumulate_dc = true;
+      for (std::int64_t i = 0; i < x.dc.size(); ++i) x.dc.set(i, 0.5);
+      x.de.poison();
+      (of_e ? b.dc : b.de) = {};
+      plan.forward(f);
+      plan.backward(b);
+      CHECK(x.loss[0] == doctest::Approx(loops.loss).epsilon(1e-3));
+      Doubles added = loops.dc;
+      for (double& d : added) d += 0.5;
+      CHECK(error(of_e ? x.de : x.dc, of_e ? loops.de : added).norm < 4e-3);
+      if (of_e) CHECK(x.dc.values() == Doubles(added.size(), 0.5));
+    }
+  }
+}
+
+TEST_CASE_TEMPLATE("stash: automatic shares workspace_limit out, and with or without its stash gradients are exact", On,
+                   Host, Steps, Gpu) {
+  if (!On::here()) return;
+  for (DType dtype : {f32, bf16}) {
+    Routed<On> x({157, 1001, 72}, stashing(dtype, Strategy::automatic));
+    CHECK(x.plan().stash_bytes(x.N) == 0);  // no limit, no stash
+    std::size_t before = 0;
+    for (std::size_t limit : {std::size_t{1}, std::size_t{1200000}, std::size_t{16} << 20}) {
+      CAPTURE(limit);
+      x.desc.workspace_limit = limit;
+      typename On::Runner plan(x.desc);
+      const std::size_t bytes = plan.stash_bytes(x.N);
+      CHECK((bytes == 0 || bytes + plan.workspace_bytes(x.N, true) <= limit));
+      CHECK(bytes >= before);
+      before = bytes;
+      x.stash = nullptr;
+      x.run(plan);
+      x.check();
+      x.stash_in(std::max<std::size_t>(bytes, 64));  // one that is not worth while may be given
+      x.run(plan);
+      x.check();
+    }
+    PlanDesc all = x.desc;
+    all.strategy = Strategy::exact_stash;
+    const std::size_t everything = typename On::Runner(all).stash_bytes(x.N);
+    CHECK(before <= everything);
+    CHECK(before > everything / 10 * 9);
+  }
+}
+
+TEST_CASE("stash: automatic reports exact_stash where it is worth while, and filters where the plan filters") {
+  PlanDesc desc{.hidden = 2304, .vocabulary = 256000, .dtype = bf16, .filter = Filter::off};
+  const std::int64_t tokens = 2048;
+  const PlanReport by_default = Plan(desc).report(tokens);
+  CHECK(by_default.strategy == Strategy::exact_recompute);
+  CHECK(by_default.stash == 0);
+  desc.workspace_limit = std::size_t{64} << 20;
+  CHECK(Plan(desc).report(tokens).strategy == Strategy::exact_recompute);
+  desc.workspace_limit = std::size_t{800} << 20;
+  const PlanReport some = Plan(desc).report(tokens);
+  CHECK(some.strategy == Strategy::exact_stash);
+  CHECK(some.stash > std::size_t{500} << 20);
+  CHECK(some.stash + some.backward_workspace <= desc.workspace_limit);
+  CHECK(some.ranges < 40);
+  desc.filter = Filter::automatic;
+  const PlanReport filtered = Plan(desc).report(tokens);
+  CHECK(filtered.strategy == Strategy::filtered);
+  CHECK(filtered.stash == 0);
+}
+
 TEST_CASE("stash: a strategy without one, a stash too small or not aligned are refused") {
   const auto refused = [](Strategy strategy, const auto& change, bool backward = false) {
     LossCase x({30, 90, 24}, stashing(f32, strategy));
@@ -157,7 +247,7 @@ TEST_CASE("stash: a strategy without one, a stash too small or not aligned are r
   };
   CHECK(refused(Strategy::min_memory, [](auto&) {}) ==
         "Plan::forward: stash is given and the plan's strategy is min_memory; those with a stash are exact_stash and "
-        "dense");
+        "dense, and automatic with a workspace_limit where nothing is filtered");
   const Plan dense({.hidden = 24, .vocabulary = 90, .strategy = Strategy::dense});
   const std::string all = std::to_string(dense.stash_bytes(30));
   for (bool backward : {false, true})
