@@ -70,6 +70,13 @@ LossResult linear_cross_entropy(Plan& plan, const TensorRef& e, const TensorRef&
     block_memory = allocate(static_cast<std::size_t>(blocks * tokens) * sizeof(float));
     block_lse = TensorRef(block_memory.get(), f32, {blocks, tokens});
   }
+  const std::size_t stash_bytes = backward ? plan.stash_bytes(rows) : 0;
+  Buffer stash_memory;
+  TensorRef stash;
+  if (stash_bytes > 0) {
+    stash_memory = allocate(stash_bytes);
+    stash = TensorRef(stash_memory.get(), boolean, {static_cast<std::int64_t>(stash_bytes)});
+  }
   plan.forward({.e = e,
                 .c = c,
                 .target = target,
@@ -77,11 +84,13 @@ LossResult linear_cross_entropy(Plan& plan, const TensorRef& e, const TensorRef&
                 .loss = each ? dense_like(e, 1, r.loss.data(), f32) : TensorRef(r.loss.data(), {1}),
                 .lse = lse,
                 .block_lse = block_lse,
+                .stash = stash,
                 .workspace = workspace});
   if (!backward) return r;
 
   const std::vector<float> ones(each ? static_cast<std::size_t>(rows) : 0, 1.0f);
-  BackwardArgs args{.e = e, .c = c, .target = target, .lse = lse, .block_lse = block_lse, .workspace = workspace};
+  BackwardArgs args{
+      .e = e, .c = c, .target = target, .lse = lse, .block_lse = block_lse, .stash = stash, .workspace = workspace};
   if (each) args.grad_loss = dense_like(e, 1, const_cast<float*>(ones.data()), f32);
   const std::int64_t size = size_of(desc.dtype);
   if (wanted.de) {

@@ -230,6 +230,26 @@ TEST_CASE("stash: automatic reports exact_stash where it is worth while, and fil
   CHECK(filtered.stash == 0);
 }
 
+TEST_CASE("linear_cross_entropy: makes the stash that its plan uses") {
+  LossCase x({70, 300, 12}, {.dtype = bf16});
+  x.grad.set(0, 1);
+  x.de = Array(bf16, {70, 12});
+  x.dc = Array(bf16, {300, 12});
+  for (Strategy strategy : {Strategy::exact_stash, Strategy::dense, Strategy::automatic}) {
+    CAPTURE(name_of(strategy));
+    x.desc.strategy = strategy;
+    x.desc.workspace_limit = strategy == Strategy::automatic ? 1 << 24 : 0;
+    Plan plan(x.desc);
+    x.stash_in(plan.stash_bytes(x.N));
+    x.run(plan);
+    x.check();
+    const LossResult r = linear_cross_entropy(plan, x.e.ref(), x.c.ref(), x.target.ref());
+    CHECK(r.de == x.de.bytes());
+    CHECK(r.dc == x.dc.bytes());
+    CHECK(r.loss[0] == x.loss[0]);
+  }
+}
+
 TEST_CASE("stash: a strategy without one, a stash too small or not aligned are refused") {
   const auto refused = [](Strategy strategy, const auto& change, bool backward = false) {
     LossCase x({30, 90, 24}, stashing(f32, strategy));
