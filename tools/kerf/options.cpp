@@ -31,7 +31,7 @@ void InputOptions::add_to(CLI::App& verb) {
   verb.add_option("--ignored", ignored, "share of the rows labelled ignore_index, 0 to 1")->check(CLI::Range(0.0, 1.0));
   verb.add_option("--workspace", workspace_mib, "MiB that the backward may ask for; the library chooses if not given")
       ->check(CLI::Range(0.0, 1e6));
-  verb.add_option("--stash", stash_mib, "MiB of stash, with --strategy exact_stash; room for everything if not given")
+  verb.add_option("--stash", stash_mib, "MiB of stash, with --strategy exact_stash; as much as it can use if not given")
       ->check(CLI::Range(0.0, 1e6));
   verb.add_option("--threads", threads, "0: KERF_NUM_THREADS, or all processors")
       ->capture_default_str()
@@ -74,10 +74,16 @@ void InputOptions::add_filter_to(CLI::App& verb) {
 
 namespace {
 
+/// exact-stash as exact_stash.
+std::string with_underscores(std::string name) {
+  std::replace(name.begin(), name.end(), '-', '_');
+  return name;
+}
+
 Strategy strategy_from_name(const std::string& name) {
   for (const Strategy s : {Strategy::automatic, Strategy::exact_recompute, Strategy::min_memory, Strategy::filtered,
                            Strategy::exact_stash, Strategy::dense})
-    if (name == name_of(s)) return s;
+    if (with_underscores(name) == name_of(s)) return s;
   throw UsageError(
       fmt::format("--strategy {}: is no strategy; they are automatic, exact_recompute, min_memory, filtered, "
                   "exact_stash, dense",
@@ -101,7 +107,7 @@ std::optional<double> parse_threshold(std::string_view text) {
 
 /// Refuses what contradicts itself before any work is done.
 void check_filter(const InputOptions& o, const PlanDesc& d) {
-  const bool exact = d.strategy == Strategy::exact_recompute || d.strategy == Strategy::min_memory;
+  const bool exact = d.strategy != Strategy::automatic && d.strategy != Strategy::filtered;
   if (exact && d.filter != Filter::automatic && d.filter != Filter::off)
     throw UsageError(
         fmt::format("--filter {}: --strategy {} filters nothing; leave one of the two out", o.filter, o.strategy));
@@ -124,6 +130,16 @@ void check_filter(const InputOptions& o, const PlanDesc& d) {
       "{}: nothing is filtered: --filter auto leaves {} with V = {} alone (it filters bf16 and f16 from V = "
       "16384 on); add --filter mass",
       option, name_of(d.dtype), d.vocabulary));
+}
+
+/// Refuses a size where there is none to choose.
+void check_stash(const InputOptions& o, const PlanDesc& d) {
+  if (o.stash_mib < 0 || d.strategy == Strategy::exact_stash) return;
+  throw UsageError(fmt::format("--stash {}: --strategy {} {}; take --strategy exact_stash or leave --stash out",
+                               o.stash_mib, o.strategy,
+                               d.strategy == Strategy::dense       ? "holds everything"
+                               : d.strategy == Strategy::automatic ? "shares --workspace out itself"
+                                                                   : "keeps no stash"));
 }
 
 }  // namespace
@@ -176,6 +192,7 @@ PlanDesc InputOptions::desc(const ProblemSpec& spec) const {
   if (!arch.empty() && !gpu) throw UsageError(fmt::format("--arch {}: is of a GPU; add --device cuda", arch));
   if (!arch.empty()) d.arch = Target::cuda(arch).cpu;
   check_filter(*this, d);
+  check_stash(*this, d);
   return d;
 }
 
