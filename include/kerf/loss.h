@@ -2,7 +2,7 @@
 //
 //   z = e c^T,  lse[n] = log sum_v exp z[n,v],  loss[n] = lse[n] - z[n, target[n]]
 //
-// N tokens, V vocabulary, D hidden. No buffer of N x V elements is ever made.
+// N tokens, V vocabulary, D hidden. No buffer of N x V elements is made, but a stash on request.
 // Source: Wijmans et al., Cut Your Losses in Large-Vocabulary Language Models, ICLR 2025.
 #pragma once
 
