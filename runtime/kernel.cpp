@@ -42,7 +42,7 @@ Kernel compile(const Program& program, const Target& target, const Schedule& sch
   impl->program = passes::pipeline(program.ir(), schedule.stage && !target.is_cuda());
   if (target.is_cuda())
     impl->gpu = std::make_unique<const cuda::CompiledProgram>(cuda::Device::open(device.ordinal), impl->program, target,
-                                                              schedule);
+                                                              schedule, std::move(cache));
   else
     impl->code = cache::cpu_code(cache.get(), impl->program, target, schedule);
   Kernel kernel;

@@ -57,6 +57,11 @@ CacheStatus CodeCache::Impl::status() {
   return s;
 }
 
+bool CodeCache::Impl::has_folders() {
+  open_folders();
+  return folder_ || !layers_.empty();
+}
+
 void CodeCache::Impl::warn(const std::string& text) {
   const std::scoped_lock lock(mutex_);
   if (std::find(warnings_.begin(), warnings_.end(), text) == warnings_.end()) warnings_.push_back(text);
@@ -90,24 +95,30 @@ std::shared_ptr<const void> CodeCache::Impl::get_any(const cache::Key& key, cons
     slot = known;
   }
   const std::scoped_lock lock(slot->mutex);
-  if (slot->value) {
+  if (auto value = slot->value ? slot->value : slot->loose.lock()) {
     ++from_memory_;
-    return slot->value;
+    return value;
   }
+  const auto keep = [&](std::shared_ptr<const void> value) {
+    if (where.empty())
+      slot->value = value;
+    else
+      slot->loose = value;
+    return value;
+  };
   const std::string about = fmt::format("{} for {}", key.program, key.target.level());
-  slot->value = from_folders(digest, about, use);
-  if (slot->value || !make) return slot->value;
+  if (auto value = from_folders(digest, about, use)) return keep(std::move(value));
+  if (!make) return nullptr;
   cache::File turn;
   if (folder_ && writes_) {
     turn = folder_->lock(digest, patience);
-    slot->value = from_folders(digest, about, use);
-    if (slot->value) return slot->value;
+    if (auto value = from_folders(digest, about, use)) return keep(std::move(value));
   }
   std::optional<cache::Entry> entry;
-  slot->value = make(entry);
+  auto value = keep(make(entry));
   ++compiled_;
   if (entry) publish(digest, *entry);
-  return slot->value;
+  return value;
 }
 
 std::shared_ptr<const void> CodeCache::Impl::from_folders(const codegen::Digest& key, const std::string& about,

@@ -29,8 +29,8 @@ class CodeCache::Impl {
   template <class T>
   using Make = std::function<std::shared_ptr<const T>(std::optional<cache::Entry>& entry)>;
 
-  /// `where` tells things apart that are loaded from one entry: "", "cuda:1". Without `make`: null where nothing is
-  /// kept.
+  /// `where` tells things apart that are loaded from one entry: "", " cuda:1". What is on a device is not held: it
+  /// would keep the device's context, and be of no use when that was reset. Without `make`: null where nothing is kept.
   template <class T>
   std::shared_ptr<const T> get(const cache::Key& key, const std::string& where, const Use<T>& use,
                                const Make<T>& make) {
@@ -38,12 +38,14 @@ class CodeCache::Impl {
   }
 
   CacheStatus status();
+  bool has_folders();
 
  private:
   /// One piece of code in memory; whoever holds the mutex loads it.
   struct Slot {
     std::mutex mutex;
     std::shared_ptr<const void> value;
+    std::weak_ptr<const void> loose;  // in place of `value`
   };
   std::shared_ptr<const void> get_any(const cache::Key& key, const std::string& where, const Use<void>& use,
                                       const Make<void>& make);

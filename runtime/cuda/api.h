@@ -12,6 +12,7 @@ struct CUstream_st;
 struct CUevent_st;
 struct CUgraph_st;
 struct CUgraphExec_st;
+struct CUlinkState_st;
 
 namespace kerf::cuda::api {
 
@@ -24,6 +25,7 @@ using StreamHandle = CUstream_st*;
 using EventHandle = CUevent_st*;
 using Graph = CUgraph_st*;
 using GraphExec = CUgraphExec_st*;
+using LinkState = CUlinkState_st*;
 
 /// Those that Kerf tells apart.
 enum class Result : unsigned {
@@ -98,6 +100,8 @@ enum class JitOption : unsigned {
   error_log_buffer_size_bytes = 6,
   log_verbose = 12,
 };
+
+enum class JitInput : unsigned { ptx = 1 };
 
 enum class PointerAttribute : unsigned { memory_type = 2, is_managed = 8, device_ordinal = 9 };
 enum class MemoryType : unsigned { none = 0, host = 1, device = 2, array = 3, unified = 4 };

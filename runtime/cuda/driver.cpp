@@ -158,11 +158,15 @@ std::shared_ptr<const Driver> Driver::open() {
 
   api::Functions& f = driver->functions_;
   std::string missing;
-  const auto find = [&](auto& function, const char* symbol) {
+  const auto look_up = [&](auto& function, const char* symbol) {
     function = reinterpret_cast<std::remove_reference_t<decltype(function)>>(dlsym(handle, symbol));
+  };
+  const auto find = [&](auto& function, const char* symbol) {
+    look_up(function, symbol);
     if (!function) missing += fmt::format("{}{}", missing.empty() ? "" : ", ", symbol);
   };
 #define KERF_CUDA(symbol, parameters) find(f.symbol, #symbol);
+#define KERF_CUDA_OPTIONAL(symbol, parameters) look_up(f.symbol, #symbol);
 #include "runtime/cuda/functions.def"
 #undef KERF_CUDA
   if (f.cuDriverGetVersion) f.cuDriverGetVersion(&driver->version_);

@@ -33,7 +33,39 @@ bool runs_on(const std::string& target, const DeviceInfo& info) {
   return exact ? number == device : number <= device;
 }
 
-void cut_at_end(std::string& log) { log.resize(std::min(log.find('\0'), log.size())); }
+/// Where the translator writes, and the options that tell it.
+class JitLog {
+ public:
+  JitLog() : info_(16384, '\0'), errors_(8192, '\0') {
+    // The driver reads the numbers from the pointers' own bits. One byte is kept back: a full log may lack its end.
+    const auto number = [](std::size_t n) { return reinterpret_cast<void*>(n); };
+    values_ = {info_.data(), number(info_.size() - 1), errors_.data(), number(errors_.size() - 1), number(1)};
+  }
+  JitLog(const JitLog&) = delete;
+  JitLog& operator=(const JitLog&) = delete;
+  unsigned count() const { return static_cast<unsigned>(options_.size()); }
+  api::JitOption* options() { return options_.data(); }
+  void** values() { return values_.data(); }
+  std::string info() const { return info_.c_str(); }
+  std::string errors() const { return errors_.c_str(); }
+
+ private:
+  std::string info_, errors_;
+  std::array<api::JitOption, 5> options_ = {api::JitOption::info_log_buffer, api::JitOption::info_log_buffer_size_bytes,
+                                            api::JitOption::error_log_buffer,
+                                            api::JitOption::error_log_buffer_size_bytes, api::JitOption::log_verbose};
+  std::array<void*, 5> values_;
+};
+
+class Stopwatch {
+ public:
+  double ms() const {
+    return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - begin_).count();
+  }
+
+ private:
+  std::chrono::steady_clock::time_point begin_ = std::chrono::steady_clock::now();
+};
 
 }  // namespace
 
@@ -41,20 +73,12 @@ Module::Module(std::shared_ptr<const Device> device, const std::string& ptx, std
     : device_(std::move(device)), name_(std::move(name)) {
   const Driver& d = device_->driver();
   const Current current(*device_);
-  std::string errors(8192, '\0');
-  log_.assign(16384, '\0');
-  std::array options = {api::JitOption::info_log_buffer, api::JitOption::info_log_buffer_size_bytes,
-                        api::JitOption::error_log_buffer, api::JitOption::error_log_buffer_size_bytes,
-                        api::JitOption::log_verbose};
-  // The driver reads the numbers from the pointers' own bits. One byte is kept back: a full log may lack its end.
-  const auto number = [](std::size_t n) { return reinterpret_cast<void*>(n); };
-  std::array<void*, options.size()> values = {log_.data(), number(log_.size() - 1), errors.data(),
-                                              number(errors.size() - 1), number(1)};
-  const auto begin = std::chrono::steady_clock::now();
-  const api::Result r = d->cuModuleLoadDataEx(&handle_, ptx.c_str(), options.size(), options.data(), values.data());
-  jit_ms_ = std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - begin).count();
-  cut_at_end(log_);
-  cut_at_end(errors);
+  JitLog log;
+  const Stopwatch watch;
+  const api::Result r = d->cuModuleLoadDataEx(&handle_, ptx.c_str(), log.count(), log.options(), log.values());
+  jit_ms_ = watch.ms();
+  log_ = log.info();
+  const std::string errors = log.errors();
   if (r == api::Result::success) return;
 
   const std::string target = word_after(ptx, ".target"), version = word_after(ptx, ".version");
@@ -70,6 +94,44 @@ Module::Module(std::shared_ptr<const Device> device, const std::string& ptx, std
   }
   if (!errors.empty()) more += fmt::format("{}the translator says: {}", more.empty() ? "" : "; ", errors);
   d.fail(r, "cuModuleLoadDataEx", doing, more, meant);
+}
+
+Module::Module(std::shared_ptr<const Device> device, const Translated& code, std::string name)
+    : device_(std::move(device)), name_(std::move(name)), log_(code.log) {
+  const Driver& d = device_->driver();
+  const Current current(*device_);
+  const Stopwatch watch;
+  const api::Result r = d->cuModuleLoadDataEx(&handle_, code.cubin.data(), 0, nullptr, nullptr);
+  if (code.ms > 0) jit_ms_ = code.ms + watch.ms();
+  if (r == api::Result::success) return;
+  const bool refused = r == api::Result::no_binary_for_gpu || r == api::Result::invalid_ptx;
+  d.fail(r, "cuModuleLoadDataEx", fmt::format("loading {} on {}", name_, device_->info().describe()), {},
+         refused ? api::Result::invalid_image : r);
+}
+
+std::optional<Translated> translate(const Device& device, const std::string& ptx, const std::string& name) {
+  const Driver& d = device.driver();
+  if (!d->cuLinkCreate_v2 || !d->cuLinkAddData_v2 || !d->cuLinkComplete || !d->cuLinkDestroy) return {};
+  const Current current(device);
+  JitLog log;
+  const Stopwatch watch;
+  api::LinkState state = nullptr;
+  if (d->cuLinkCreate_v2(log.count(), log.options(), log.values(), &state) != api::Result::success) return {};
+  // The log and the cubin are the state's until it is destroyed.
+  void* cubin = nullptr;
+  std::size_t bytes = 0;
+  Translated out;
+  if (d->cuLinkAddData_v2(state, api::JitInput::ptx, const_cast<char*>(ptx.c_str()), ptx.size() + 1, name.c_str(), 0,
+                          nullptr, nullptr) == api::Result::success &&
+      d->cuLinkComplete(state, &cubin, &bytes) == api::Result::success) {
+    const auto* first = static_cast<const std::byte*>(cubin);
+    out.cubin.assign(first, first + bytes);
+  }
+  d->cuLinkDestroy(state);
+  out.log = log.info();
+  out.ms = watch.ms();
+  if (out.cubin.empty()) return {};
+  return out;
 }
 
 Module::~Module() {

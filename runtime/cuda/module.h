@@ -1,10 +1,13 @@
 // Code on a device: PTX translated by the driver, a function ready to launch, the tensor maps it reads through.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "runtime/cuda/device.h"
 
@@ -22,11 +25,22 @@ struct Function {
   int blocks_per_multiprocessor = 0;     // at least 1
 };
 
+/// PTX as the driver translated it for one device.
+struct Translated {
+  std::vector<std::byte> cubin;
+  std::string log;  // as Module's
+  double ms = 0;    // that it took; 0: it was kept
+};
+/// Nothing where the driver has no linker or it refuses, whatever the reason: loading the PTX then tells it.
+std::optional<Translated> translate(const Device& device, const std::string& ptx, const std::string& name);
+
 class Module {
  public:
   /// `name` is for messages. Throws DeviceError: the driver is older than the PTX, the PTX is for another GPU, no
   /// memory; InternalError with the translator's words where the PTX is wrong.
   Module(std::shared_ptr<const Device> device, const std::string& ptx, std::string name);
+  /// What translate made. Throws InternalError where the driver does not take it, DeviceError where it cannot now.
+  Module(std::shared_ptr<const Device> device, const Translated& code, std::string name);
   ~Module();
   Module(const Module&) = delete;
   Module& operator=(const Module&) = delete;
@@ -34,6 +48,7 @@ class Module {
   const Device& device() const { return *device_; }
   /// What the translator said: ptxas -v's lines of registers, spills and warnings.
   const std::string& log() const { return log_; }
+  /// That translating and loading took; of kept code 0.
   double jit_ms() const { return jit_ms_; }
   /// Ready for blocks of `threads` with `shared` bytes of dynamic shared memory. Throws DeviceError where not even one
   /// block fits a multiprocessor.

@@ -9,6 +9,7 @@
 
 #include "codegen/cpu/jit.h"
 #include "kerf/error.h"
+#include "runtime/cache/cache.h"
 
 namespace kerf::cuda {
 
@@ -55,11 +56,21 @@ void require_on_device(const Device& device, const ir::Program& program, const i
 
 LoadedCode::LoadedCode(std::shared_ptr<const Device> device, const ir::Program& program,
                        const codegen::nvptx::Code& code)
-    : module_(std::move(device), code.ptx, program.name),
-      function_(module_.function(code.entry, code.threads, code.shared_bytes)),
-      maps_(code.maps),
-      aligned_(code.aligned),
-      argument_words_(code.argument_words) {
+    : module_(std::move(device), code.ptx, program.name) {
+  adopt(program, code);
+}
+
+LoadedCode::LoadedCode(std::shared_ptr<const Device> device, const ir::Program& program,
+                       const codegen::nvptx::Code& code, const Translated& translated)
+    : module_(std::move(device), translated, program.name) {
+  adopt(program, code);
+}
+
+void LoadedCode::adopt(const ir::Program& program, const codegen::nvptx::Code& code) {
+  function_ = module_.function(code.entry, code.threads, code.shared_bytes);
+  maps_ = code.maps;
+  aligned_ = code.aligned;
+  argument_words_ = code.argument_words;
   for (const codegen::nvptx::TensorMap& map : maps_) aligned_.push_back(map.tensor);
   const std::int64_t bytes = static_cast<std::int64_t>(maps_.size() * sizeof(api::TensorMapBits)) + 8 * argument_words_;
   if (bytes > parameter_limit)
@@ -109,22 +120,67 @@ KernelResources LoadedCode::resources() const {
   return r;
 }
 
+std::shared_ptr<const LoadedCode> load_code(const std::shared_ptr<CodeCache>& cache,
+                                            const std::shared_ptr<const Device>& device, const ir::Program& program,
+                                            const Target& target, const Schedule& schedule, bool any_stride) {
+  using codegen::nvptx::Code;
+  const auto lower = [&] { return codegen::nvptx::compile(program, target, schedule, any_stride); };
+  if (!cache) return std::make_shared<const LoadedCode>(device, program, lower());
+
+  const cache::Key key = cache::key_of(program, target, schedule, any_stride);
+  const auto ptx = [&] {
+    return cache->impl().get<Code>(
+        key, "",
+        [](const cache::Entry& entry) {
+          auto code = cache::to_ptx(entry);
+          return code ? std::make_shared<const Code>(std::move(*code)) : nullptr;
+        },
+        [&](std::optional<cache::Entry>& entry) {
+          const auto code = std::make_shared<const Code>(lower());
+          entry = cache::to_entry(key, *code);
+          return code;
+        });
+  };
+  if (!cache->impl().has_folders()) return std::make_shared<const LoadedCode>(device, program, *ptx());
+
+  cache::Key translated = key;
+  translated.driver = device->driver().version();
+  translated.capability = 10 * device->info().major + device->info().minor;
+  return cache->impl().get<LoadedCode>(
+      translated, fmt::format(" cuda:{}", device->info().ordinal),
+      [&](const cache::Entry& entry) -> std::shared_ptr<const LoadedCode> {
+        const auto cubin = cache::to_cubin(entry);
+        if (!cubin) return nullptr;
+        return std::make_shared<const LoadedCode>(device, program, cubin->code, Translated{cubin->bytes, cubin->log});
+      },
+      [&](std::optional<cache::Entry>& entry) -> std::shared_ptr<const LoadedCode> {
+        const auto code = ptx();
+        if (const auto made = translate(*device, code->ptx, program.name)) {
+          try {
+            auto loaded = std::make_shared<const LoadedCode>(device, program, *code, *made);
+            entry = cache::to_entry(translated, cache::Cubin{*code, made->cubin, made->log});
+            return loaded;
+          } catch (const InternalError&) {  // the PTX may do
+          }
+        }
+        return std::make_shared<const LoadedCode>(device, program, *code);
+      });
+}
+
 CompiledProgram::CompiledProgram(std::shared_ptr<const Device> device, const ir::Program& program, const Target& target,
-                                 const Schedule& schedule)
+                                 const Schedule& schedule, std::shared_ptr<CodeCache> cache)
     : device_(std::move(device)),
       target_(target),
       schedule_(schedule),
-      code_(device_, program, codegen::nvptx::compile(program, target, schedule)) {}
+      cache_(std::move(cache)),
+      code_(load_code(cache_, device_, program, target, schedule, false)) {}
 
 void CompiledProgram::launch(const ir::Program& program, const ir::Bound& bound, Stream stream) const {
   require_on_device(*device_, program, bound);
   if (bound.instances == 0) return;
-  if (code_.unfit(program, bound).empty()) return code_.launch(program, bound, stream);
+  if (code_->unfit(program, bound).empty()) return code_->launch(program, bound, stream);
   // Loading is allowed while a stream is being captured.
-  std::call_once(plain_once_, [&] {
-    plain_ = std::make_unique<const LoadedCode>(device_, program,
-                                                codegen::nvptx::compile(program, target_, schedule_, true));
-  });
+  std::call_once(plain_once_, [&] { plain_ = load_code(cache_, device_, program, target_, schedule_, true); });
   plain_->launch(program, bound, stream);
 }
 

@@ -56,6 +56,7 @@ class Fake {
     CHECK(state_->streams == 0);
     CHECK(state_->events == 0);
     CHECK(state_->graphs == 0);
+    CHECK(state_->links == 0);
     for (const auto& [ordinal, count] : state_->retained) CHECK(count == 0);
     CHECK(stack_->empty());
   }

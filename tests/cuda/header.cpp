@@ -131,6 +131,7 @@ SAME(JitOption::info_log_buffer_size_bytes, CU_JIT_INFO_LOG_BUFFER_SIZE_BYTES);
 SAME(JitOption::error_log_buffer, CU_JIT_ERROR_LOG_BUFFER);
 SAME(JitOption::error_log_buffer_size_bytes, CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES);
 SAME(JitOption::log_verbose, CU_JIT_LOG_VERBOSE);
+SAME(JitInput::ptx, CU_JIT_INPUT_PTX);
 SAME(PointerAttribute::memory_type, CU_POINTER_ATTRIBUTE_MEMORY_TYPE);
 SAME(PointerAttribute::is_managed, CU_POINTER_ATTRIBUTE_IS_MANAGED);
 SAME(PointerAttribute::device_ordinal, CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL);

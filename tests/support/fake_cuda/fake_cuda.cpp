@@ -37,6 +37,11 @@ struct CUgraph_st {
 struct CUgraphExec_st {
   std::vector<FakeLaunch> launches;
 };
+struct CUlinkState_st {
+  char* log = nullptr;
+  std::size_t room = 0;
+  std::string cubin;
+};
 
 #define EXPORT extern "C" [[gnu::visibility("default")]]
 
@@ -243,8 +248,74 @@ Result cuCtxSynchronize() {
   return capture_forbids() ? Result::capture_unsupported : Result::success;
 }
 
+namespace {
+
+/// What a cubin of the stand-in begins with; the capability and the PTX follow.
+const std::string cubin_magic = "STAND-IN CUBIN ";
+
+Result translates(const std::string& ptx) {
+  std::smatch found;
+  if (!std::regex_search(ptx, found, std::regex(R"(\.version\s+(\d+)\.(\d+))"))) return Result::invalid_image;
+  // PTX 8.0 came with CUDA 12.0, 9.0 with 13.0.
+  const int needs = (std::stoi(found[1]) + 4) * 1000 + std::stoi(found[2]) * 10;
+  if (needs > version()) return Result::unsupported_ptx_version;
+  const Gpu& gpu = devices()[static_cast<std::size_t>(stack().back()->ordinal)];
+  if (!std::regex_search(ptx, found, std::regex(R"(\.target\s+sm_(\d+)(a?))"))) return Result::invalid_ptx;
+  const int target = std::stoi(found[1]), device = gpu.major * 10 + gpu.minor;
+  if (found[2].length() ? target != device : target > device) return Result::invalid_ptx;
+  return Result::success;
+}
+
+std::string capability() {
+  const Gpu& gpu = devices()[static_cast<std::size_t>(stack().back()->ordinal)];
+  return std::to_string(gpu.major * 10 + gpu.minor);
+}
+
+std::string translator_says() { return "ptxas info    : Used " + std::to_string(state().registers) + " registers"; }
+
+}  // namespace
+
+#ifndef KERF_FAKE_CUDA_NO_LINKER
+Result cuLinkCreate_v2(unsigned count, JitOption* options, void** values, LinkState* link) {
+  ENTER(cuLinkCreate_v2);
+  IN_CONTEXT;
+  *link = new CUlinkState_st;
+  for (unsigned i = 0; i < count; ++i) {
+    if (options[i] == JitOption::info_log_buffer) (*link)->log = static_cast<char*>(values[i]);
+    if (options[i] == JitOption::info_log_buffer_size_bytes) (*link)->room = reinterpret_cast<std::size_t>(values[i]);
+  }
+  ++state().links;
+  return Result::success;
+}
+Result cuLinkAddData_v2(LinkState link, JitInput type, void* data, std::size_t bytes, const char*, unsigned, JitOption*,
+                        void**) {
+  ENTER(cuLinkAddData_v2);
+  IN_CONTEXT;
+  const std::string ptx(static_cast<const char*>(data), bytes);
+  if (type != JitInput::ptx || ptx.empty() || ptx.back() != '\0') return Result::invalid_value;
+  if (const Result r = translates(ptx); r != Result::success) return r;
+  link->cubin = cubin_magic + capability() + "\n" + ptx;
+  return Result::success;
+}
+Result cuLinkComplete(LinkState link, void** cubin, std::size_t* bytes) {
+  ENTER(cuLinkComplete);
+  IN_CONTEXT;
+  const std::string said = translator_says();
+  if (link->log && link->room) std::memcpy(link->log, said.c_str(), std::min(link->room, said.size() + 1));
+  *cubin = link->cubin.data();
+  *bytes = link->cubin.size();
+  return Result::success;
+}
+Result cuLinkDestroy(LinkState link) {
+  delete link;
+  --state().links;
+  ENTER(cuLinkDestroy);
+  return Result::success;
+}
+#endif
+
 Result cuModuleLoadDataEx(Module* module, const void* image, unsigned count, JitOption* options, void** values) {
-  const std::string ptx = static_cast<const char*>(image);
+  std::string ptx = static_cast<const char*>(image);
   const auto say = [&](JitOption buffer, JitOption size, const std::string& text) {
     char* to = nullptr;
     std::size_t room = 0;
@@ -257,17 +328,16 @@ Result cuModuleLoadDataEx(Module* module, const void* image, unsigned count, Jit
   say(JitOption::error_log_buffer, JitOption::error_log_buffer_size_bytes, state().jit_error_log);
   ENTER(cuModuleLoadDataEx);
   IN_CONTEXT;
-  std::smatch found;
-  if (!std::regex_search(ptx, found, std::regex(R"(\.version\s+(\d+)\.(\d+))"))) return Result::invalid_image;
-  // PTX 8.0 came with CUDA 12.0, 9.0 with 13.0.
-  const int needs = (std::stoi(found[1]) + 4) * 1000 + std::stoi(found[2]) * 10;
-  if (needs > version()) return Result::unsupported_ptx_version;
-  const Gpu& gpu = devices()[static_cast<std::size_t>(stack().back()->ordinal)];
-  if (!std::regex_search(ptx, found, std::regex(R"(\.target\s+sm_(\d+)(a?))"))) return Result::invalid_ptx;
-  const int target = std::stoi(found[1]), device = gpu.major * 10 + gpu.minor;
-  if (found[2].length() ? target != device : target > device) return Result::invalid_ptx;
+  if (ptx.starts_with(cubin_magic)) {
+    const std::string head = cubin_magic + capability() + "\n";
+    if (!ptx.starts_with(head)) return Result::no_binary_for_gpu;
+    ptx.erase(0, head.size());
+    ++state().cubins;
+  } else if (const Result r = translates(ptx); r != Result::success) {
+    return r;
+  }
   say(JitOption::info_log_buffer, JitOption::info_log_buffer_size_bytes,
-      "ptxas info    : Used " + std::to_string(state().registers) + " registers");
+      translator_says());
   *module = new CUmod_st{stack().back()->ordinal, ptx, {}};
   ++state().modules;
   return Result::success;

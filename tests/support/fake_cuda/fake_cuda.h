@@ -49,7 +49,8 @@ struct FakeState {
   std::vector<FakeLaunch> launches;
   std::vector<FakeTensorMap> maps;
   std::map<std::string, int> dynamic_shared;             // by function, as set
-  int modules = 0, streams = 0, events = 0, graphs = 0;  // alive
+  int modules = 0, streams = 0, events = 0, graphs = 0, links = 0;  // alive
+  int cubins = 0;                                                   // loaded
   cuda::api::Result lost = cuda::api::Result::success;   // what every call returns since the device was lost
 };
 
