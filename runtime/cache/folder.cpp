@@ -283,7 +283,12 @@ std::string Folder::publish(const codegen::Digest& key, std::span<const std::byt
 
 File Folder::lock_file(const char* name) const {
   const File locks = subfolder(root_.get(), "lock", true);
-  return File(locks ? openat(locks.get(), name, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600) : -1);
+  if (!locks) return {};
+  constexpr int flags = O_RDWR | O_CREAT | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC;
+  File file(openat(locks.get(), name, flags, 0600));
+  struct stat s {};
+  if (!file || fstat(file.get(), &s) != 0 || !safe(s, true)) return {};
+  return file;
 }
 
 File Folder::lock(const codegen::Digest& key, std::chrono::milliseconds limit) const {

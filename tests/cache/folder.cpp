@@ -6,6 +6,7 @@
 #include <sys/sysmacros.h>
 
 #include <cstring>
+#include <functional>
 #include <random>
 #include <set>
 #include <thread>
@@ -149,6 +150,15 @@ TEST_CASE("cache folder: what does not verify is moved away, eight of them are k
       write_bytes(f, bytes);
     });
   damaged_by([&](const fs::path& f) { write_bytes(f, cache::serialize(entry_of(2))); });  // of another key
+  damaged_by([&](const fs::path& f) { write_bytes(f, std::vector<std::byte>(700, std::byte{0x5a})); });
+  for (const std::size_t at_byte : {0u, 8u})  // not the magic; a later format
+    damaged_by([&](const fs::path& f) {
+      std::vector<std::byte> bytes = good;
+      bytes[at_byte] = std::byte{2};
+      const codegen::Digest hash = codegen::sha256(std::span(bytes).first(bytes.size() - 32));
+      std::memcpy(bytes.data() + bytes.size() - 32, hash.data(), 32);
+      write_bytes(f, bytes);
+    });
   damaged_by([&](const fs::path& f) { fs::permissions(f, fs::perms::all); });
   damaged_by([&](const fs::path& f) { fs::resize_file(f, cache::largest_entry + 1); });
   damaged_by([&](const fs::path& f) { fs::remove(f), fs::create_symlink("/dev/zero", f); });
@@ -242,6 +252,35 @@ TEST_CASE("cache folder: what stands where an entry is to be written is not foll
   fs::create_directory_symlink(at / "elsewhere", inner);
   CHECK(publish(*folder, 1) != "");
   CHECK(fs::is_empty(at / "elsewhere"));
+}
+
+TEST_CASE("cache folder: what stands where locks are to be is not waited for and not followed") {
+  const NewFolder at;
+  std::ofstream(at / "victim") << "precious";
+  std::vector<std::function<void(const fs::path&)>> plants = {
+      [&](const fs::path& f) { fs::create_symlink(at / "victim", f); },
+      [&](const fs::path& f) { fs::create_symlink("/dev/zero", f); },
+      [&](const fs::path& f) { REQUIRE(mkfifo(f.c_str(), 0600) == 0); },
+      [&](const fs::path& f) { fs::create_directory(f); },
+      [&](const fs::path& f) { std::ofstream(f).close(), fs::permissions(f, fs::perms::all); },
+  };
+  if (is_root())
+    plants.push_back([&](const fs::path& f) {
+      if (mknod(f.c_str(), S_IFCHR | 0600, makedev(5, 0)) != 0) std::ofstream(f).close();
+    });
+  for (std::size_t i = 0; i < plants.size(); ++i) {
+    const fs::path kerf = at / fmt::format("kerf{}", i);
+    const auto folder = opened(kerf);
+    fs::create_directory(kerf / "lock");
+    fs::permissions(kerf / "lock", fs::perms::owner_all);
+    for (const char* name : {"keys", "sweep"}) plants[i](kerf / "lock" / name);
+    CHECK_FALSE(folder->lock(digest_of(1), 1h));
+    CHECK(publish(*folder, 1) == "");
+    folder->sweep_sometimes(0);
+    CHECK(folder->sweep(0).busy);
+    CHECK(folder->read(digest_of(1)).found == Found::entry);
+    CHECK(fs::file_size(at / "victim") == 8);
+  }
 }
 
 TEST_CASE("cache folder: the folder that was opened is used, wherever its name leads by now") {
