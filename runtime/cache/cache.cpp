@@ -11,9 +11,6 @@ namespace kerf {
 
 namespace {
 
-/// How long a process waits for another that compiles the same.
-constexpr std::chrono::seconds patience{30};
-
 std::string variable(const char* name) {
   const char* const value = std::getenv(name);
   return value ? value : "";
@@ -111,7 +108,7 @@ std::shared_ptr<const void> CodeCache::Impl::get_any(const cache::Key& key, cons
   if (!make) return nullptr;
   cache::File turn;
   if (folder_ && writes_) {
-    turn = folder_->lock(digest, patience);
+    turn = folder_->lock(digest, patience_);
     if (auto value = from_folders(digest, about, use)) return keep(std::move(value));
   }
   std::optional<cache::Entry> entry;

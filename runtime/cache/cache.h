@@ -2,6 +2,7 @@
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <functional>
 #include <map>
 #include <memory>
@@ -39,6 +40,8 @@ class CodeCache::Impl {
 
   CacheStatus status();
   bool has_folders();
+  /// Before the first use: how long to wait for another process that compiles the same, and may hang.
+  void wait_at_most(std::chrono::milliseconds patience) { patience_ = patience; }
 
  private:
   /// One piece of code in memory; whoever holds the mutex loads it.
@@ -55,6 +58,7 @@ class CodeCache::Impl {
   void warn(const std::string& text);
 
   const CacheOptions options_;
+  std::chrono::milliseconds patience_{30'000};
   std::once_flag opened_;
   std::unique_ptr<cache::Folder> folder_;  // null: none
   std::vector<std::unique_ptr<cache::Folder>> layers_;

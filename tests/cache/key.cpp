@@ -15,6 +15,7 @@
 #include "runtime/device_programs.h"
 #include "runtime/loss_programs.h"
 #include "tests/cache/support.h"
+#include "tests/cuda/fake.h"
 
 namespace kerf::test {
 
@@ -144,9 +145,79 @@ TEST_CASE("cache key: the text of a program has all that code is made from") {
   }
 }
 
-TEST_CASE("cache key: another process finds the same") {
+TEST_CASE("cache key: other processes find the same") {
   const Key key = example();
   CHECK(run_helper("key").out == fmt::format("{}\n", codegen::to_hex(cache::digest(key))));
+
+  std::string here;
+  const runtime::LossPrograms programs({1000, 64, bf16}, nullptr);
+  for (runtime::LossProgram which : programs.all()) {
+    const ir::Program program = passes::pipeline(programs.record(which).ir(), true);
+    here +=
+        fmt::format("{} {}\n", program.name,
+                    codegen::to_hex(cache::digest(cache::key_of(program, Target::host(), programs.schedule(which)))));
+  }
+  CHECK(run_helper("keys").out == here);
+  const Variable home("HOME", "/elsewhere"), language("LC_ALL", "de_DE.UTF-8"), threads("KERF_NUM_THREADS", "3");
+  CHECK(run_helper("keys").out == here);
+}
+
+TEST_CASE("cache key: an option of a plan that changes its code compiles anew, others find the same") {
+  using Change = std::function<void(PlanDesc&)>;
+  const auto check = [](const PlanDesc& base, const std::vector<std::pair<std::string, Change>>& all, bool anew) {
+    const auto cache = no_folder();
+    Plan(base, {.cache = cache}).prepare();
+    for (const auto& [name, change] : all) {
+      PlanDesc desc = base;
+      change(desc);
+      CAPTURE(name);
+      const std::int64_t before = cache->status().compiled;
+      Plan(desc, {.cache = cache}).prepare();
+      CHECK((cache->status().compiled > before) == anew);
+    }
+  };
+  const std::vector<std::pair<std::string, Change>> to_code = {
+      {"hidden", [](PlanDesc& d) { d.hidden = 72; }},
+      {"vocabulary", [](PlanDesc& d) { d.vocabulary = 999; }},
+      {"dtype bf16", [](PlanDesc& d) { d.dtype = bf16; }},
+      {"dtype f16", [](PlanDesc& d) { d.dtype = f16; }},
+      {"filter", [](PlanDesc& d) { d.filter = Filter::mass; }},
+      {"strategy", [](PlanDesc& d) { d.strategy = Strategy::dense; }},
+  };
+  const std::vector<std::pair<std::string, Change>> beside_code = {
+      {"reduction", [](PlanDesc& d) { d.reduction = Reduction::none; }},
+      {"ignore_index", [](PlanDesc& d) { d.ignore_index = 5; }},
+      {"workspace_limit", [](PlanDesc& d) { d.workspace_limit = 1 << 20; }},
+      {"threads", [](PlanDesc& d) { d.threads = 3; }},
+  };
+  check({.hidden = 64, .vocabulary = 1000}, to_code, true);
+  check({.hidden = 64, .vocabulary = 1000, .strategy = Strategy::exact_recompute}, beside_code, false);
+}
+
+TEST_CASE("cache key: a schedule that changes code compiles anew") {
+  const Fake fake("8.0");
+  const auto cache = no_folder();
+  const kernels::Shape shape{1000, 64, f32};
+  const Program on_cpu = runtime::LossPrograms(shape, nullptr).record(runtime::LossProgram::grad_c);
+  const Target target = Target::cuda("sm_80");
+  const Program on_gpu =
+      runtime::DevicePrograms({.hidden = 64, .vocabulary = 1000}, runtime::choose_plain_blocks(shape), target, true)
+          .record(runtime::DeviceProgram::lse_forward);
+  std::vector<Kernel> held;  // what is on a device is kept in memory no longer than that
+  const auto compiled = [&](const Program& program, const Target& target, Device device, const Schedule& schedule) {
+    const std::int64_t before = cache->status().compiled;
+    held.push_back(compile(program, target, schedule, device, cache));
+    return cache->status().compiled - before;
+  };
+  for (const Schedule& s :
+       {Schedule{}, Schedule{.dot_rows = 2}, Schedule{.dot_vectors = 1}, Schedule{.stage = false}}) {
+    CHECK(compiled(on_cpu, Target::host(), {}, s) == 1);
+    CHECK(compiled(on_cpu, Target::host(), {}, s) == 0);
+  }
+  for (const Schedule& s : {Schedule{}, Schedule{.stages = 2}, Schedule{.stages = 3}, Schedule{.band = 4}}) {
+    CHECK(compiled(on_gpu, target, {DeviceType::cuda, 0}, s) > 0);
+    CHECK(compiled(on_gpu, target, {DeviceType::cuda, 0}, s) == 0);
+  }
 }
 
 }  // namespace kerf::test

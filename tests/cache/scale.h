@@ -6,6 +6,8 @@
 
 #include "kerf/cache.h"
 #include "kerf/kernel.h"
+#include "lib/passes/passes.h"
+#include "runtime/cache/key.h"
 
 namespace kerf::test {
 
@@ -17,6 +19,10 @@ inline Program scale(int number) {
   const Block n = p.parallel(N, 64);
   store(y, n, load(x, n) * number);
   return p.finish();
+}
+
+inline cache::Key key_of_scale(int number) {
+  return cache::key_of(passes::pipeline(scale(number).ir(), true), Target::host(), {});
 }
 
 /// Compiled through the cache, it runs and gives what it should.

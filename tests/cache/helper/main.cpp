@@ -1,9 +1,14 @@
 // A process of its own for tests of the cache: what it does is its first argument.
 //   key                     the digest of a program's key
 //   publish FOLDER          writes entries until it is killed; a line when the first is there
-//   compile FOLDER N        compiles programs 1 to N; how many of them it had to lower, then its warnings
-//   limited FOLDER N BYTES  the same with files of at most BYTES
+//   keys                    those of the programs of a plan, each with its name
+//   compile FOLDER N        compiles programs 1 to N; those that it had to lower, then its warnings
+//   hold FOLDER N           takes program N's turn to compile and keeps it until it is killed; a line when it has it
+//   limited FOLDER N BYTES  as compile, with files of at most BYTES
+//   files FOLDER N COUNT    as compile, with COUNT files open at most
+//   as USER FOLDER N        as compile, as another user
 #include <sys/resource.h>
+#include <unistd.h>
 
 #include <csignal>
 #include <cstdio>
@@ -11,8 +16,10 @@
 #include <cstring>
 #include <string>
 
+#include "lib/passes/passes.h"
 #include "runtime/cache/folder.h"
 #include "runtime/cache/key.h"
+#include "runtime/loss_programs.h"
 #include "tests/cache/scale.h"
 
 namespace {
@@ -35,12 +42,40 @@ int publish(const std::string& path) {
 
 int compile(const std::string& path, int count) {
   const auto cache = test::cache_in(path);
-  for (int i = 1; i <= count; ++i)
+  std::string lowered;
+  for (int i = 1; i <= count; ++i) {
+    const std::int64_t before = cache->status().compiled;
     if (!test::scales(i, cache)) return 1;
-  const CacheStatus status = cache->status();
-  std::printf("%lld\n", static_cast<long long>(status.compiled));
-  for (const std::string& w : status.warnings) std::puts(w.c_str());
+    if (cache->status().compiled > before) lowered.append(lowered.empty() ? "" : " ").append(std::to_string(i));
+  }
+  std::puts(lowered.c_str());
+  for (const std::string& w : cache->status().warnings) std::puts(w.c_str());
   return 0;
+}
+
+int hold(const std::string& path, int number) {
+  std::string why;
+  const auto folder = cache::Folder::open(path, cache::Access::own, why);
+  if (!folder) return 1;
+  const cache::File turn = folder->lock(cache::digest(test::key_of_scale(number)), std::chrono::seconds(1));
+  if (!turn) return 1;
+  std::puts("holds"), std::fflush(stdout);
+  for (;;) pause();
+}
+
+int keys() {
+  const runtime::LossPrograms programs({1000, 64, bf16}, nullptr);
+  for (runtime::LossProgram which : programs.all()) {
+    const ir::Program program = passes::pipeline(programs.record(which).ir(), true);
+    const cache::Key key = cache::key_of(program, Target::host(), programs.schedule(which));
+    std::printf("%s %s\n", program.name.c_str(), codegen::to_hex(cache::digest(key)).c_str());
+  }
+  return 0;
+}
+
+bool limit(decltype(RLIMIT_NOFILE) what, const char* most) {
+  const rlimit both{static_cast<rlim_t>(std::atoi(most)), static_cast<rlim_t>(std::atoi(most))};
+  return setrlimit(what, &both) == 0;
 }
 
 }  // namespace
@@ -51,13 +86,19 @@ int main(int argc, char** argv) {
     std::puts(codegen::to_hex(cache::digest(cache::key_of(test::scale(2).ir(), Target::host(), {}))).c_str());
     return 0;
   }
+  if (verb == "keys") return keys();
+  if (verb == "hold" && argc > 3) return hold(folder, std::atoi(argv[3]));
   if (verb == "publish") return publish(folder);
   if (verb == "compile" && argc > 3) return compile(folder, std::atoi(argv[3]));
   if (verb == "limited" && argc > 4) {
-    const rlimit limit{static_cast<rlim_t>(std::atoi(argv[4])), static_cast<rlim_t>(std::atoi(argv[4]))};
     std::signal(SIGXFSZ, SIG_IGN);
-    if (setrlimit(RLIMIT_FSIZE, &limit) != 0) return 1;
-    return compile(folder, std::atoi(argv[3]));
+    return limit(RLIMIT_FSIZE, argv[4]) ? compile(folder, std::atoi(argv[3])) : 1;
+  }
+  if (verb == "files" && argc > 4) return limit(RLIMIT_NOFILE, argv[4]) ? compile(folder, std::atoi(argv[3])) : 1;
+  if (verb == "as" && argc > 4) {
+    const auto user = static_cast<uid_t>(std::atoi(argv[2]));
+    if (setgid(user) != 0 || setuid(user) != 0) return 1;
+    return compile(argv[3], std::atoi(argv[4]));
   }
   return 2;
 }
