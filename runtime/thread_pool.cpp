@@ -19,15 +19,15 @@
 
 #include "kerf/error.h"
 #include "kerf/kernel.h"
+#include "runtime/processors.h"
 
 namespace kerf {
 
 namespace {
-
 constexpr int most_threads = 1024;
+}
 
-/// Processors this process may run on.
-int processors() {
+int runtime::processors() {
   for (int capacity = CPU_SETSIZE; capacity <= (1 << 20); capacity *= 2) {  // the kernel's set may be larger
     cpu_set_t* set = CPU_ALLOC(static_cast<std::size_t>(capacity));
     const std::size_t bytes = CPU_ALLOC_SIZE(static_cast<std::size_t>(capacity));
@@ -39,9 +39,11 @@ int processors() {
   return std::clamp(static_cast<int>(std::thread::hardware_concurrency()), 1, most_threads);
 }
 
+namespace {
+
 int default_threads() {
   const char* set = std::getenv("KERF_NUM_THREADS");
-  if (!set || !*set) return processors();
+  if (!set || !*set) return runtime::processors();
   const std::string_view text = set;
   int n = 0;
   const auto [end, error] = std::from_chars(text.begin(), text.end(), n);

@@ -7,5 +7,6 @@
 #include "kerf/kernel.h"
 #include "kerf/loss.h"
 #include "kerf/tensor.h"
+#include "kerf/tuner.h"
 #include "kerf/version.h"
 #include "kerf/wisdom.h"

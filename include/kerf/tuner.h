@@ -1,0 +1,148 @@
+// The tuner: which parameters make a program, or the loss, fast on the machine at hand, found by measuring.
+//
+// A Space names the parameters and says which combinations are out of the question, a search measures the best of the
+// rest within a budget, and each candidate's record goes to a file of wisdom as soon as it is known.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <stop_token>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "kerf/kernel.h"
+#include "kerf/wisdom.h"
+
+namespace [[gnu::visibility("default")]] kerf {
+
+/// A candidate: the value of each parameter.
+using TunePoint = std::map<std::string, std::int64_t>;
+/// "n=128 v=256"
+std::string describe(const TunePoint& point);
+/// As wisdom keeps it; and back, nothing where a value is no integer.
+WisdomParameters to_wisdom(const TunePoint& point);
+std::optional<TunePoint> from_wisdom(const WisdomParameters& parameters);
+
+struct TuneParameter {
+  std::string name;
+  std::vector<std::int64_t> values;
+};
+
+/// Parameters, the values each may have, and the combinations that are left out, with a reason.
+class Space {
+ public:
+  using Rule = std::function<std::string(const TunePoint&)>;
+
+  /// Throws UsageError for a name that is there, for no values or one that is there twice.
+  Space& parameter(const std::string& name, const std::vector<std::int64_t>& values);
+  /// `why_not` gives the reason to leave a point out before anything of it is compiled; empty: it may be tried.
+  Space& rule(Rule why_not);
+
+  const std::vector<TuneParameter>& parameters() const { return parameters_; }
+  /// Combinations, also those that a rule leaves out.
+  std::int64_t size() const;
+  /// Why a point is not of this space, or left out; empty: it may be tried.
+  std::string refusal(const TunePoint& point) const;
+  /// Every combination, the last parameter changing first.
+  void for_each(const std::function<void(const TunePoint&)>& visit) const;
+  /// "n: 64 128; v: 128 256", for a hash of what can be tried.
+  std::string text() const;
+
+ private:
+  std::vector<TuneParameter> parameters_;
+  std::vector<Rule> rules_;
+};
+
+/// A candidate and what became of it.
+struct TuneCandidate {
+  TunePoint point = {};
+  double predicted_ms = 0;  // by the model that ranked it; 0: none
+  double median_ms = 0;     // of `samples` runs; 0: not measured
+  double spread = 0;        // of the samples, relative to the median
+  std::int64_t samples = 0;
+  WisdomStatus status = WisdomStatus::ok;
+  std::string reason = {};                        // of another status than ok
+  bool noisy = false;                             // something else ran meanwhile
+  bool known = false;                             // from wisdom, not measured again
+  std::optional<KernelResources> resources = {};  // of a GPU's kernel
+  double compile_ms = 0;
+  double at_s = 0;  // when it was known, since the search began
+};
+
+struct TunePruned {
+  TunePoint point;
+  std::string reason;
+};
+
+/// All that a search did.
+struct TuneReport {
+  WisdomKey key = {};
+  WisdomValidators validators = {};
+  std::vector<TuneParameter> parameters = {};
+  std::int64_t space_size = 0;
+  std::vector<TunePruned> pruned = {};  // the first 1000
+  std::int64_t pruned_count = 0;
+  std::vector<TuneCandidate> candidates = {};  // as they were taken up
+  std::optional<std::size_t> winner = {};      // of `candidates`; none: nothing ran rightly
+  std::optional<std::size_t> standard = {};    // the default
+  std::string stopped = {};                    // "", "budget" or "interrupt"
+  double seconds = 0;
+};
+
+/// How a search goes on.
+struct TuneProgress {
+  std::string part = {};  // of the key
+  std::string step = {};  // "first runs", "second runs", "finals"
+  std::int64_t done = 0, candidates = 0;
+  double seconds = 0;
+  std::optional<TunePoint> best = {};
+  double best_ms = 0, standard_ms = 0;  // 0: not known yet
+};
+
+struct TuneOptions {
+  double seconds = 10;          // of each search; 0: nothing is measured
+  std::int64_t candidates = 0;  // most that are taken up; 0: 32
+  std::stop_token stop = {};    // what is known then is reported
+  std::function<void(const TuneProgress&)> progress = {};
+  /// Records are appended there as soon as they are known, and what it holds of the same key and machine is not
+  /// measured again, but for finalists. Empty: nothing is read or written.
+  std::string wisdom = {};
+  bool again = false;                  // measure all anew
+  int compile_threads = 0;             // 0: the processors, at most 8
+  std::function<double()> clock = {};  // seconds since any time; empty: the system's
+};
+
+/// A program of a user's to tune.
+struct ProgramTuning {
+  struct Made {
+    Program program;
+    Schedule schedule = {};
+  };
+  std::string name = {};  // of the op in wisdom; empty: the program's
+  Space space = {};
+  std::function<Made(const TunePoint&)> make = {};  // may throw: the candidate is then out, with the reason
+  TunePoint standard = {};                          // what is used without tuning
+  LaunchArgs args = {};                             // for every candidate
+  /// What outputs must come out as, by name, in the host's memory and dense. Of what is not named: what the interpreter
+  /// makes, or with `interpreted` off, what the first candidate that runs makes.
+  std::vector<std::pair<std::string, TensorRef>> expected = {};
+  bool interpreted = true;
+  double tolerance = 1e-3;                                    // norm of the error over the norm of what is expected
+  std::function<double(const TunePoint&)> predicted_ms = {};  // ranks candidates; empty: in the space's order
+  std::string options = {};                                   // of the key: what else the choice depends on
+  std::shared_ptr<ThreadPool> pool = nullptr;
+  std::shared_ptr<CodeCache> cache = nullptr;
+};
+/// Measures candidates of a program on the CPU. Outputs are filled with NaN before each candidate's answer is looked
+/// at. Throws UsageError where the default is not of the space or arguments do not fit.
+TuneReport tune(const ProgramTuning& tuning, const TuneOptions& options = {});
+
+/// Where measurements of this process are valid: the processor and the number of cores, or a GPU with its driver.
+WisdomValidators validators_of(Device device = {});
+
+}  // namespace kerf

@@ -1,0 +1,35 @@
+// Times of one candidate.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <vector>
+
+namespace kerf::runtime {
+
+class Samples {
+ public:
+  void add(double ms) { sorted_.insert(std::upper_bound(sorted_.begin(), sorted_.end(), ms), ms); }
+  std::size_t size() const { return sorted_.size(); }
+  /// 0 without samples.
+  double median() const {
+    const std::size_t n = sorted_.size();
+    return n == 0 ? 0 : (sorted_[(n - 1) / 2] + sorted_[n / 2]) / 2;
+  }
+  /// From the first to the third quarter, over the median: what single outliers do not move.
+  double spread() const {
+    const std::size_t n = sorted_.size();
+    return n < 2 || median() <= 0 ? 0 : (sorted_[n - 1 - n / 4] - sorted_[n / 4]) / median();
+  }
+  /// Of the median, relative to it: that of a mean of normal errors with this spread, which a quarter more makes.
+  double standard_error() const {
+    const std::size_t n = sorted_.size();
+    return n < 2 ? 1 : 1.2533 * spread() / 1.349 / std::sqrt(static_cast<double>(n));
+  }
+
+ private:
+  std::vector<double> sorted_;
+};
+
+}  // namespace kerf::runtime

@@ -1,0 +1,426 @@
+#include "runtime/tuner/search.h"
+
+#include <fmt/chrono.h>
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <limits>
+#include <new>
+#include <thread>
+
+#include "kerf/error.h"
+#include "runtime/tuner/compiler.h"
+#include "runtime/tuner/samples.h"
+
+namespace kerf::runtime {
+
+namespace {
+
+constexpr std::size_t first_runs = 3, second_runs = 9, most_runs = 60, finalists = 4;
+constexpr double given_up = 3;  // times the best, after one run
+constexpr double close_enough = 0.005, tie = 0.02;
+constexpr double drift_limit = 0.05;                           // of the default between its first runs and the finals
+constexpr double share_of_first = 0.6, share_of_second = 0.8;  // of the budget
+
+std::string now_text() { return fmt::format("{:%Y-%m-%dT%H:%M:%SZ}", fmt::gmtime(std::chrono::system_clock::now())); }
+
+class Search {
+ public:
+  Search(const TuneTask& task, TuneSubject& subject, const TuneOptions& options)
+      : task_(task), subject_(subject), options_(options), start_(clock()) {}
+  TuneReport run();
+
+ private:
+  struct State {
+    Samples samples;
+    bool ready = false;   // compiled, and its answers are right
+    double first_ms = 0;  // median of the first runs
+    std::int64_t rank = 0;
+  };
+
+  double clock() const {
+    if (options_.clock) return options_.clock();
+    return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+  }
+  double elapsed() const { return clock() - start_; }
+  bool interrupted() const { return options_.stop.stop_requested(); }
+  /// Whether there is no time left for what may take this share of it; says why.
+  bool over(double share) {
+    if (report_.stopped == "fault") return true;
+    if (!interrupted() && elapsed() < share * options_.seconds) return false;
+    report_.stopped = interrupted() ? "interrupt" : "budget";
+    return true;
+  }
+
+  void take_up(const Shortlist& list);
+  void adopt_known();
+  void run_first();
+  void compile(const CandidateCompiler& compiler, std::size_t begin);
+  void judge(std::size_t i);
+  void run_more(std::vector<std::size_t> these, std::size_t most, double share);
+  void finals();
+  void choose();
+  /// Leaves out what was never taken up.
+  void trim();
+  /// Compiled and right; false: it is out.
+  bool make_ready(std::size_t i);
+  /// One more run; false: it failed.
+  bool sample(std::size_t i);
+  void fail(std::size_t i, const Ending& ending);
+  void drop(std::size_t i);
+  void settle(std::size_t i);
+  void keep(std::size_t i);
+  void tell(const char* step, std::size_t done) const;
+  /// Those that ran rightly, the fastest first.
+  std::vector<std::size_t> by_time() const;
+
+  const TuneTask& task_;
+  TuneSubject& subject_;
+  const TuneOptions& options_;
+  const double start_;
+  TuneReport report_;
+  std::vector<State> states_;
+  std::vector<std::size_t> spilling_;  // compiled, not run
+  std::vector<std::size_t> before_;    // who won before
+  std::optional<WisdomAppender> file_;
+};
+
+void Search::take_up(const Shortlist& list) {
+  report_.pruned = list.pruned;
+  report_.pruned_count = list.pruned_count;
+  report_.candidates.reserve(list.entries.size());
+  for (const Shortlist::Entry& e : list.entries) {
+    TuneCandidate c;
+    c.point = e.point;
+    c.predicted_ms = e.predicted_ms;
+    if (e.point == task_.standard) report_.standard = report_.candidates.size();
+    report_.candidates.push_back(std::move(c));
+    states_.emplace_back().rank = e.rank;
+  }
+}
+
+void Search::adopt_known() {
+  if (options_.wisdom.empty()) return;
+  const Wisdom known = Wisdom::load(options_.wisdom).wisdom;
+  file_.emplace(options_.wisdom);
+  for (const WisdomRecord& r : known.records()) {
+    if (r.key != task_.key || r.validators != task_.validators) continue;
+    const auto point = from_wisdom(r.parameters);
+    for (std::size_t i = 0; point && i < states_.size(); ++i) {
+      TuneCandidate& c = report_.candidates[i];
+      if (c.point != *point) continue;
+      if (r.winner) before_.push_back(i);
+      if (options_.again) continue;
+      c.known = true;
+      c.median_ms = r.median_ms, c.spread = r.spread, c.samples = r.samples;
+      c.status = r.status, c.reason = r.reason, c.noisy = r.noisy;
+    }
+  }
+}
+
+void Search::keep(std::size_t i) {
+  if (!file_) return;
+  const TuneCandidate& c = report_.candidates[i];
+  WisdomRecord r;
+  r.key = task_.key, r.validators = task_.validators, r.parameters = to_wisdom(c.point);
+  r.median_ms = c.median_ms, r.spread = c.spread, r.samples = c.samples, r.predicted_ms = c.predicted_ms;
+  r.status = c.status, r.reason = c.reason, r.noisy = c.noisy, r.date = now_text();
+  file_->append(r);
+}
+
+void Search::tell(const char* step, std::size_t done) const {
+  if (!options_.progress) return;
+  TuneProgress p{.part = task_.key.part, .step = step, .done = static_cast<std::int64_t>(done)};
+  p.candidates = std::ssize(states_);
+  p.seconds = elapsed();
+  if (const auto order = by_time(); !order.empty()) {
+    p.best = report_.candidates[order[0]].point;
+    p.best_ms = report_.candidates[order[0]].median_ms;
+  }
+  if (report_.standard) p.standard_ms = report_.candidates[*report_.standard].median_ms;
+  options_.progress(p);
+}
+
+std::vector<std::size_t> Search::by_time() const {
+  std::vector<std::size_t> order;
+  for (std::size_t i = 0; i < states_.size(); ++i) {
+    const TuneCandidate& c = report_.candidates[i];
+    if (c.status == WisdomStatus::ok && c.samples > 0) order.push_back(i);
+  }
+  std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) {
+    return report_.candidates[a].median_ms < report_.candidates[b].median_ms;
+  });
+  return order;
+}
+
+void Search::drop(std::size_t i) {
+  states_[i].ready = false;
+  subject_.forget(report_.candidates[i].point);
+}
+
+void Search::settle(std::size_t i) {
+  TuneCandidate& c = report_.candidates[i];
+  const Samples& s = states_[i].samples;
+  c.median_ms = s.median(), c.spread = s.spread(), c.samples = static_cast<std::int64_t>(s.size());
+  c.at_s = elapsed();
+  c.known = false;
+}
+
+void Search::fail(std::size_t i, const Ending& ending) {
+  TuneCandidate& c = report_.candidates[i];
+  states_[i].samples = {};
+  settle(i);
+  c.status = ending.status, c.reason = ending.reason;
+  drop(i);
+  // An error that outlives its candidate would be told of all that follow.
+  const auto order = by_time();
+  const auto well = std::find_if(order.begin(), order.end(), [&](std::size_t o) { return states_[o].ready; });
+  if (c.status == WisdomStatus::fault && well != order.end()) {
+    try {
+      subject_.run(report_.candidates[*well].point);
+    } catch (...) {
+      report_.stopped = "fault";
+    }
+  }
+  keep(i);
+}
+
+bool Search::sample(std::size_t i) {
+  try {
+    states_[i].samples.add(subject_.run(report_.candidates[i].point));
+    return true;
+  } catch (...) {
+    fail(i, ending_of(std::current_exception(), WisdomStatus::fault));
+    return false;
+  }
+}
+
+bool Search::make_ready(std::size_t i) {
+  TuneCandidate& c = report_.candidates[i];
+  if (c.status != WisdomStatus::ok) return false;
+  if (states_[i].ready) return true;
+  try {
+    c.resources = subject_.compile(c.point);  // again, or known from before
+    if (const std::string wrong = subject_.check(c.point); !wrong.empty())
+      throw TuneFailure(WisdomStatus::wrong, wrong);
+  } catch (...) {
+    fail(i, ending_of(std::current_exception(), WisdomStatus::fault));
+    return false;
+  }
+  states_[i].ready = true;
+  return true;
+}
+
+void Search::judge(std::size_t i) {
+  TuneCandidate& c = report_.candidates[i];
+  try {
+    if (const std::string wrong = subject_.check(c.point); !wrong.empty()) return fail(i, {WisdomStatus::wrong, wrong});
+  } catch (...) {
+    return fail(i, ending_of(std::current_exception(), WisdomStatus::fault));
+  }
+  states_[i].ready = true;
+  const auto order = by_time();
+  const double best = order.empty() ? std::numeric_limits<double>::infinity() : report_.candidates[order[0]].median_ms;
+  const Samples& s = states_[i].samples;
+  while (s.size() < first_runs) {
+    if (!sample(i)) return;
+    if (s.size() == 1 && s.median() > given_up * best) {
+      settle(i);
+      c.status = WisdomStatus::slow;
+      c.reason = fmt::format("its first run took {:.3g} ms, {:.1f} times the best", s.median(), s.median() / best);
+      drop(i);
+      return keep(i);
+    }
+    if (interrupted()) break;
+  }
+  settle(i);
+  states_[i].first_ms = c.median_ms;
+  keep(i);
+}
+
+void Search::compile(const CandidateCompiler& compiler, std::size_t begin) {
+  for (std::size_t k = 0; k < compiler.size(); ++k) {
+    const std::size_t i = begin + k;
+    TuneCandidate& c = report_.candidates[i];
+    if (c.known) continue;
+    const CandidateCompiler::Result& made = compiler[k];
+    c.compile_ms = made.ms;
+    if (made.error) {
+      fail(i, ending_of(made.error, WisdomStatus::compile));
+      continue;
+    }
+    c.resources = made.resources;
+    if (c.resources && c.resources->local_bytes > 0) {
+      c.status = WisdomStatus::resources;
+      c.reason = fmt::format("spills {} bytes of each thread", c.resources->local_bytes);
+      spilling_.push_back(i);
+      drop(i);
+    }
+  }
+}
+
+void Search::run_first() {
+  const int wanted = options_.compile_threads;
+  const auto processors = static_cast<int>(std::max(1U, std::thread::hardware_concurrency()));
+  const auto width = static_cast<std::size_t>(wanted > 0 ? wanted : std::min(8, processors));
+  const auto points = [&](std::size_t begin) {
+    std::vector<const TunePoint*> points;
+    for (std::size_t i = begin; i < states_.size() && points.size() < width; ++i)
+      points.push_back(report_.candidates[i].known ? nullptr : &report_.candidates[i].point);
+    return points;
+  };
+  std::size_t taken = 0;  // what is not taken up is not reported
+  std::optional<CandidateCompiler> next;
+  while (taken < states_.size() && !over(share_of_first)) {
+    CandidateCompiler batch = next ? std::move(*next) : CandidateCompiler(subject_, points(taken));
+    next.reset();
+    batch.wait();
+    const std::size_t begin = taken, end = begin + batch.size();
+    if (subject_.overlaps() && end < states_.size()) next.emplace(subject_, points(end));
+    compile(batch, begin);
+    for (; taken < end && !over(share_of_first); ++taken) {
+      const TuneCandidate& c = report_.candidates[taken];
+      if (!c.known && c.status == WisdomStatus::ok) judge(taken);
+      tell("first runs", taken + 1);
+    }
+    // Compiled, and no time to run.
+    for (std::size_t i = taken; i < end; ++i) drop(i);
+  }
+  if (next) {
+    next->wait();
+    for (std::size_t i = 0; i < next->size() && taken + i < states_.size(); ++i) drop(taken + i);
+  }
+  for (const std::size_t i : spilling_) {
+    if (i >= taken) continue;
+    TuneCandidate& c = report_.candidates[i];
+    if (by_time().empty() && !over(share_of_second)) {
+      c.status = WisdomStatus::ok;
+      if (make_ready(i)) judge(i);
+    } else {
+      c.at_s = elapsed();
+      keep(i);
+    }
+  }
+}
+
+void Search::run_more(std::vector<std::size_t> these, std::size_t most, double share) {
+  std::erase_if(these, [&](std::size_t i) { return over(share) || !make_ready(i); });
+  for (std::size_t turn = 0; turn < most && !over(share); ++turn) {
+    bool any = false;
+    for (const std::size_t i : these) {
+      Samples& s = states_[i].samples;
+      const bool enough = s.size() >= most || (s.size() >= second_runs && s.standard_error() < close_enough);
+      if (enough || report_.candidates[i].status != WisdomStatus::ok) continue;
+      if (over(share)) break;
+      any = sample(i) || any;
+    }
+    if (!any) break;
+  }
+  for (const std::size_t i : these)
+    if (report_.candidates[i].status == WisdomStatus::ok && states_[i].samples.size() > 0) settle(i);
+}
+
+void Search::finals() {
+  std::vector<std::size_t> order = by_time();
+  if (order.empty()) return;
+  std::vector<std::size_t> half(order.begin(), order.begin() + std::ssize(order) - std::ssize(order) / 2);
+  for (std::size_t k = half.size(); k < std::min(order.size(), finalists); ++k) half.push_back(order[k]);
+  std::erase_if(half, [&](std::size_t i) { return report_.candidates[i].known; });
+  run_more(half, second_runs, share_of_second);
+  tell("second runs", states_.size());
+
+  order = by_time();
+  std::vector<std::size_t> last(order.begin(), order.begin() + std::min<std::ptrdiff_t>(std::ssize(order), finalists));
+  const auto in_last = [&](std::size_t i) { return std::find(last.begin(), last.end(), i) != last.end(); };
+  const std::optional<std::size_t> standard = report_.standard;
+  if (standard && report_.candidates[*standard].status == WisdomStatus::ok && !in_last(*standard))
+    last.push_back(*standard);
+  for (const std::size_t i : order)
+    if (!in_last(i)) drop(i);
+  run_more(last, most_runs, 1);
+
+  // Few runs may have been lucky ones: whoever looks better than the best is timed beside them.
+  for (std::size_t turn = 0; turn < finalists && !over(1); ++turn) {
+    order = by_time();
+    if (order.empty() || in_last(order[0])) break;
+    run_more({order[0]}, most_runs, 1);
+    last.push_back(order[0]);
+  }
+  bool noisy = false;
+  if (standard && states_[*standard].first_ms > 0 && report_.candidates[*standard].median_ms > 0)
+    noisy = std::abs(report_.candidates[*standard].median_ms / states_[*standard].first_ms - 1) > drift_limit;
+  for (const std::size_t i : last) {
+    TuneCandidate& c = report_.candidates[i];
+    if (c.status != WisdomStatus::ok || c.known) continue;
+    c.noisy = noisy;
+    keep(i);
+  }
+  tell("finals", states_.size());
+}
+
+void Search::choose() {
+  const auto order = by_time();
+  if (order.empty()) return;
+  const double limit = report_.candidates[order[0]].median_ms * (1 + tie);
+  const auto place = [&](std::size_t i) {
+    const bool won = std::find(before_.begin(), before_.end(), i) != before_.end();
+    return std::pair(won ? 0 : report_.standard == i ? 1 : 2, states_[i].rank);
+  };
+  for (const std::size_t i : order)
+    if (report_.candidates[i].median_ms <= limit && (!report_.winner || place(i) < place(*report_.winner)))
+      report_.winner = i;
+}
+
+void Search::trim() {
+  std::vector<TuneCandidate> told;
+  std::optional<std::size_t> standard, winner;
+  for (std::size_t i = 0; i < states_.size(); ++i) {
+    TuneCandidate& c = report_.candidates[i];
+    if (c.samples == 0 && c.status == WisdomStatus::ok) continue;
+    if (report_.standard == i) standard = told.size();
+    if (report_.winner == i) winner = told.size();
+    told.push_back(std::move(c));
+  }
+  report_.candidates = std::move(told);
+  report_.standard = standard, report_.winner = winner;
+}
+
+TuneReport Search::run() {
+  report_.key = task_.key, report_.validators = task_.validators;
+  report_.parameters = task_.space.parameters();
+  report_.space_size = task_.space.size();
+  const std::int64_t most = options_.candidates > 0 ? options_.candidates : default_candidates;
+  take_up(shortlist(task_, most));
+  adopt_known();
+  run_first();
+  finals();
+  choose();
+  for (std::size_t i = 0; i < states_.size(); ++i) drop(i);
+  trim();
+  report_.seconds = elapsed();
+  return std::move(report_);
+}
+
+}  // namespace
+
+Ending ending_of(const std::exception_ptr& error, WisdomStatus otherwise) {
+  try {
+    std::rethrow_exception(error);
+  } catch (const TuneFailure& e) {
+    return {e.status, e.reason};
+  } catch (const DeviceError& e) {
+    return {otherwise == WisdomStatus::compile ? WisdomStatus::resources : otherwise, e.what()};
+  } catch (const std::bad_alloc&) {
+    return {WisdomStatus::resources, "out of memory"};
+  } catch (const std::exception& e) {
+    return {otherwise, e.what()};
+  }
+}
+
+TuneReport search(const TuneTask& task, TuneSubject& subject, const TuneOptions& options) {
+  return Search(task, subject, options).run();
+}
+
+}  // namespace kerf::runtime

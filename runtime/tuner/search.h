@@ -1,0 +1,72 @@
+// The search: candidates are left out by rules, ranked by a model, compiled in parallel, checked, timed, halved.
+//
+//   first runs   3 of each that comes up, unless the first takes three times the best
+//   second runs  the better half, up to 9
+//   finals       the best 4 and the default in turns, until the median is known to 0.5 % or there are 60; then those
+//                that look better than the best of these, since their few runs may have been lucky
+//
+// Of those within 2 % of the best the first in a fixed order wins: who won before, the default, the rank by the model.
+#pragma once
+
+#include <exception>
+#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "kerf/tuner.h"
+
+namespace kerf::runtime {
+
+/// How a candidate ended, where that is known better than its error tells.
+class TuneFailure : public std::exception {
+ public:
+  TuneFailure(WisdomStatus status, std::string reason) : status(status), reason(std::move(reason)) {}
+  const char* what() const noexcept override { return reason.c_str(); }
+  WisdomStatus status;
+  std::string reason;
+};
+
+/// What is tuned: makes candidates, judges and times them. Whatever is thrown is what became of the candidate.
+class TuneSubject {
+ public:
+  virtual ~TuneSubject() = default;
+  /// Makes a candidate ready to run; of several at once, on threads of the search.
+  virtual std::optional<KernelResources> compile(const TunePoint& point) = 0;
+  /// Runs it on poisoned outputs; what is wrong with them, empty: nothing.
+  virtual std::string check(const TunePoint& point) = 0;
+  /// Milliseconds of one run.
+  virtual double run(const TunePoint& point) = 0;
+  /// What compile made is not needed any more.
+  virtual void forget(const TunePoint& point) = 0;
+  /// Whether compiling does not disturb what is timed at the same time.
+  virtual bool overlaps() const { return false; }
+};
+
+struct TuneTask {
+  WisdomKey key = {};
+  WisdomValidators validators = {};
+  Space space = {};
+  TunePoint standard = {};                                    // legal in the space
+  std::function<double(const TunePoint&)> predicted_ms = {};  // may be empty
+  std::vector<TunePoint> seeds = {};                          // taken up first, whatever their rank
+};
+
+TuneReport search(const TuneTask& task, TuneSubject& subject, const TuneOptions& options);
+
+/// What is tried, in this order, and what is left out.
+struct Shortlist {
+  struct Entry {
+    TunePoint point;
+    double predicted_ms = 0;
+    std::int64_t rank = 0;  // by the model, among all that the rules leave
+  };
+  std::vector<Entry> entries;  // the default, the seeds, the best by the model, a few at random
+  std::vector<TunePruned> pruned;
+  std::int64_t pruned_count = 0;
+};
+Shortlist shortlist(const TuneTask& task, std::int64_t most);
+
+inline constexpr std::int64_t default_candidates = 32;
+
+}  // namespace kerf::runtime

@@ -1,0 +1,104 @@
+#include <doctest/doctest.h>
+
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <csignal>
+#include <filesystem>
+
+#include "tests/tuner/scripted.h"
+
+using namespace kerf;
+using namespace kerf::test;
+using runtime::search;
+
+namespace {
+
+struct WisdomFile {
+  std::string path =
+      (std::filesystem::temp_directory_path() / ("kerf-tuner-" + std::to_string(getpid()) + ".jsonl")).string();
+  WisdomFile() { std::filesystem::remove(path); }
+  ~WisdomFile() { std::filesystem::remove(path); }
+};
+
+}  // namespace
+
+TEST_SUITE("tuner") {
+  TEST_CASE("resume: what is known is not measured again, but for finalists") {
+    const WisdomFile file;
+    Scripted s;
+    s.wrong[3] = "de";
+    TuneOptions o = s.options();
+    o.wisdom = file.path;
+    search(s.task(16), s, o);
+    CHECK(Wisdom::load(file.path).wisdom.records().size() == 16);
+
+    Scripted again;
+    TuneOptions p = again.options();
+    p.wisdom = file.path;
+    const TuneReport r = search(again.task(16), again, p);
+    CHECK(winner(r) == 0);
+    CHECK(candidate(r, 3).status == WisdomStatus::wrong);
+    CHECK(candidate(r, 3).known);
+    CHECK(candidate(r, 12).known);
+    CHECK(!candidate(r, 0).known);
+    CHECK(again.compiled == std::set<std::int64_t>{0, 1, 2, 4});
+
+    Scripted all;
+    TuneOptions q = all.options();
+    q.wisdom = file.path, q.again = true;
+    search(all.task(16), all, q);
+    CHECK(all.compiled.size() == 16);
+  }
+
+  TEST_CASE("resume: who won before wins a tie") {
+    const WisdomFile file;
+    for (const bool first : {true, false}) {
+      Scripted s;
+      s.ms = [&](std::int64_t x, int) { return x == 5 ? (first ? 9.0 : 10.1) : 10.0; };
+      TuneOptions o = s.options();
+      o.wisdom = file.path;
+      CHECK(winner(search(s.task(8), s, o)) == 5);
+    }
+  }
+
+  TEST_CASE("resume: records of another key or machine are not taken") {
+    const WisdomFile file;
+    Scripted s;
+    TuneOptions o = s.options();
+    o.wisdom = file.path;
+    search(s.task(4), s, o);
+    auto task = s.task(4);
+    task.validators.units = 2;
+    Scripted other;
+    TuneOptions p = other.options();
+    p.wisdom = file.path;
+    search(task, other, p);
+    CHECK(other.compiled.size() == 4);
+  }
+
+  TEST_CASE("resume: a search that is killed loses one candidate at most") {
+    const WisdomFile file;
+    const pid_t child = fork();
+    if (child == 0) {
+      Scripted s;
+      s.running[6] = [] { kill(getpid(), SIGKILL); };
+      TuneOptions o = s.options();
+      o.wisdom = file.path;
+      search(s.task(12), s, o);
+      _exit(0);
+    }
+    int status = 0;
+    REQUIRE(waitpid(child, &status, 0) == child);
+    CHECK(WIFSIGNALED(status));
+    CHECK(Wisdom::load(file.path).wisdom.records().size() == 6);
+
+    Scripted s;
+    TuneOptions o = s.options();
+    o.wisdom = file.path;
+    const TuneReport r = search(s.task(12), s, o);
+    CHECK(r.candidates.size() == 12);
+    for (const std::int64_t x : {4, 5}) CHECK(s.compiled.count(x) == 0);
+    for (const std::int64_t x : {6, 7, 11}) CHECK(s.compiled.count(x) == 1);
+  }
+}

@@ -1,0 +1,201 @@
+#include <doctest/doctest.h>
+
+#include <new>
+#include <stdexcept>
+
+#include "kerf/error.h"
+#include "tests/tuner/scripted.h"
+
+using namespace kerf;
+using namespace kerf::test;
+using runtime::search;
+
+TEST_SUITE("tuner") {
+  TEST_CASE("search: the fastest wins and every candidate is told") {
+    Scripted s;
+    s.ms = [](std::int64_t x, int) { return 10.0 + static_cast<double>((x - 5) * (x - 5)); };
+    const TuneReport r = search(s.task(8), s, s.options());
+    CHECK(winner(r) == 5);
+    CHECK(r.candidates.size() == 8);
+    CHECK(r.stopped == "");
+    CHECK(r.candidates[*r.standard].point == at(0));
+    CHECK(s.alive.empty());
+  }
+
+  TEST_CASE("search: half is dropped after three runs, the best four run until the median is known") {
+    Scripted s;
+    s.ms = [](std::int64_t x, int k) { return (10.0 + static_cast<double>(x)) * (k % 2 == 0 ? 1 : 1.02); };
+    const TuneReport r = search(s.task(16), s, s.options());
+    CHECK(winner(r) == 0);
+    for (std::int64_t x = 8; x < 16; ++x) CHECK(candidate(r, x).samples == 3);
+    for (std::int64_t x = 4; x < 8; ++x) CHECK(candidate(r, x).samples == 9);
+    for (std::int64_t x = 0; x < 4; ++x) CHECK(candidate(r, x).samples > 9);
+    for (std::int64_t x = 0; x < 4; ++x) CHECK(candidate(r, x).samples <= 60);
+  }
+
+  TEST_CASE("search: who takes three times the best in the first run is given up") {
+    Scripted s;
+    s.ms = [](std::int64_t x, int) { return x == 3 ? 31.0 : 10.0; };
+    const TuneReport r = search(s.task(4), s, s.options());
+    CHECK(candidate(r, 3).status == WisdomStatus::slow);
+    CHECK(candidate(r, 3).samples == 1);
+    CHECK(candidate(r, 3).reason == "its first run took 31 ms, 3.1 times the best");
+    CHECK(s.runs[3] == 1);
+  }
+
+  TEST_CASE("search: within 2 % the default wins, then the model's choice, then the first of the space") {
+    Scripted s;
+    s.ms = [](std::int64_t x, int) { return x == 6 ? 10.0 : x == 2 ? 10.15 : 10.19; };
+    CHECK(winner(search(s.task(8, 2), s, s.options())) == 2);
+    Scripted far;
+    far.ms = [](std::int64_t x, int) { return x == 0 ? 10.5 : x == 6 ? 10.0 : 10.19; };
+    auto task = far.task(8);
+    task.predicted_ms = [](const TunePoint& p) { return p.at("x") == 4 ? 1.0 : 2.0; };
+    CHECK(winner(search(task, far, far.options())) == 4);
+    Scripted plain;
+    plain.ms = far.ms;
+    CHECK(winner(search(plain.task(8), plain, plain.options())) == 1);
+  }
+
+  TEST_CASE("search: a lucky loser of the first runs is timed again beside the best") {
+    Scripted s;  // 7 looks best at first, so that finals are slower than 5 was in its three runs
+    s.ms = [](std::int64_t x, int k) { return k < 9 ? 10.0 + static_cast<double>(x) * 0.1 : 20.0; };
+    const TuneReport r = search(s.task(12), s, s.options());
+    const double best = r.candidates[*r.winner].median_ms;
+    for (const TuneCandidate& c : r.candidates)
+      if (c.samples <= 3) CHECK(c.median_ms >= 10);
+    CHECK(r.candidates[*r.winner].samples >= 3);
+    CHECK(best > 0);
+  }
+
+  TEST_CASE("search: failures are told with status and reason, and the search goes on") {
+    Scripted s;
+    s.compiling[1] = [] { throw DeviceError("needs 300 KiB of shared memory, the GPU has 227 KiB"); };
+    s.compiling[2] = [] { throw InternalError("emitter: no such layout"); };
+    s.running[3] = [] { throw DeviceError("misaligned address"); };
+    s.wrong[4] = "dc: relative error 1.0";
+    s.compiling[5] = [] { throw std::bad_alloc(); };
+    s.running[6] = [] { throw runtime::TuneFailure(WisdomStatus::timeout, "ran for 20 s"); };
+    const TuneReport r = search(s.task(8), s, s.options());
+    CHECK(winner(r) == 0);
+    CHECK(candidate(r, 1).status == WisdomStatus::resources);
+    CHECK(candidate(r, 1).reason == "needs 300 KiB of shared memory, the GPU has 227 KiB");
+    CHECK(candidate(r, 2).status == WisdomStatus::compile);
+    CHECK(candidate(r, 3).status == WisdomStatus::fault);
+    CHECK(candidate(r, 4).status == WisdomStatus::wrong);
+    CHECK(candidate(r, 5).status == WisdomStatus::resources);
+    CHECK(candidate(r, 6).status == WisdomStatus::timeout);
+    CHECK(candidate(r, 7).status == WisdomStatus::ok);
+    CHECK(s.runs[4] == 0);
+  }
+
+  TEST_CASE("search: an error that outlives its candidate ends the search before others are blamed") {
+    Scripted s;
+    bool lost = false;
+    for (std::int64_t x = 0; x < 8; ++x)
+      s.running[x] = [&, x] {
+        lost = lost || x == 2;
+        if (lost) throw DeviceError("illegal address");
+      };
+    const TuneReport r = search(s.task(8), s, s.options());
+    CHECK(r.stopped == "fault");
+    CHECK(candidate(r, 2).status == WisdomStatus::fault);
+    CHECK(r.candidates.size() == 3);
+    CHECK(winner(r) == 0);
+  }
+
+  TEST_CASE("search: what spills is taken where nothing else is left") {
+    Scripted s;
+    for (std::int64_t x = 0; x < 3; ++x) s.resources[x] = {.registers = 255, .local_bytes = x == 1 ? 0 : 32};
+    const TuneReport r = search(s.task(3), s, s.options());
+    CHECK(winner(r) == 1);
+    CHECK(candidate(r, 0).status == WisdomStatus::resources);
+    CHECK(candidate(r, 0).reason == "spills 32 bytes of each thread");
+    CHECK(s.runs[0] == 0);
+    Scripted all;
+    all.resources[0] = all.resources[1] = {.local_bytes = 8};
+    CHECK(winner(search(all.task(2), all, all.options())) == 0);
+  }
+
+  TEST_CASE("search: nothing that runs rightly is no winner") {
+    Scripted s;
+    s.wrong[0] = s.wrong[1] = "de";
+    const TuneReport r = search(s.task(2), s, s.options());
+    CHECK(!r.winner);
+    CHECK(r.candidates.size() == 2);
+  }
+
+  TEST_CASE("search: no budget measures nothing, little the default at least") {
+    Scripted none;
+    const TuneReport r = search(none.task(8), none, none.options(0));
+    CHECK(r.candidates.empty());
+    CHECK(!r.winner);
+    CHECK(r.stopped == "budget");
+    CHECK(none.compiled.empty());
+    Scripted little;
+    const TuneReport one = search(little.task(8), little, little.options(0.001));
+    CHECK(one.candidates.size() == 1);
+    CHECK(winner(one) == 0);
+    CHECK(one.stopped == "budget");
+  }
+
+  TEST_CASE("search: no more candidates than asked for, the default among them") {
+    Scripted s;
+    TuneOptions o = s.options();
+    o.candidates = 3;
+    const TuneReport r = search(s.task(100, 50), s, o);
+    CHECK(r.candidates.size() == 3);
+    CHECK(r.candidates[*r.standard].point == at(50));
+    CHECK(s.compiled.size() == 3);
+  }
+
+  TEST_CASE("search: half the budget brings a winner") {
+    Scripted s;
+    s.ms = [](std::int64_t x, int) { return 100.0 + static_cast<double>(x); };
+    const TuneReport r = search(s.task(32), s, s.options(3));
+    CHECK(r.stopped == "budget");
+    CHECK(winner(r) == 0);
+    CHECK(r.candidates.size() < 32);
+    CHECK(s.seconds < 3.3);
+  }
+
+  TEST_CASE("search: a stop in the middle keeps what is known") {
+    Scripted s;
+    std::stop_source stop;
+    s.running[3] = [&] { stop.request_stop(); };
+    TuneOptions o = s.options();
+    o.stop = stop.get_token();
+    const TuneReport r = search(s.task(8), s, o);
+    CHECK(r.stopped == "interrupt");
+    CHECK(r.candidates.size() == 4);
+    CHECK(winner(r) == 0);
+  }
+
+  TEST_CASE("search: progress tells the best so far") {
+    Scripted s;
+    s.ms = [](std::int64_t x, int) { return 20.0 - static_cast<double>(x); };
+    TuneOptions o = s.options();
+    std::vector<double> best;
+    o.progress = [&](const TuneProgress& p) { best.push_back(p.best_ms); };
+    search(s.task(4), s, o);
+    CHECK(best == std::vector<double>{20, 19, 18, 17, 17, 17});
+  }
+
+  TEST_CASE("search: who was measured while the default's time moved is noisy") {
+    Scripted s;
+    s.ms = [](std::int64_t x, int k) { return (10.0 + static_cast<double>(x)) * (k < 3 ? 1 : 1.5); };
+    CHECK(search(s.task(3), s, s.options()).candidates[0].noisy);
+    Scripted calm;
+    CHECK(!search(calm.task(3), calm, calm.options()).candidates[0].noisy);
+  }
+
+  TEST_CASE("search: candidates are compiled side by side") {
+    Scripted s;
+    TuneOptions o = s.options();
+    o.compile_threads = 4;
+    const TuneReport r = search(s.task(10), s, o);
+    CHECK(r.candidates.size() == 10);
+    CHECK(s.compiled.size() == 10);
+    CHECK(s.alive.empty());
+  }
+}
