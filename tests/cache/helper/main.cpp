@@ -3,6 +3,8 @@
 //   publish FOLDER          writes entries until it is killed; a line when the first is there
 //   keys                    those of the programs of a plan, each with its name
 //   compile FOLDER N        compiles programs 1 to N; those that it had to lower, then its warnings
+//   start FOLDER            a plan of many programs, made ready; how many were compiled, how many came from the folder,
+//                           and the milliseconds that it took
 //   hold FOLDER N           takes program N's turn to compile and keeps it until it is killed; a line when it has it
 //   limited FOLDER N BYTES  as compile, with files of at most BYTES
 //   files FOLDER N COUNT    as compile, with COUNT files open at most
@@ -10,12 +12,14 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include <chrono>
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <string>
 
+#include "kerf/loss.h"
 #include "lib/passes/passes.h"
 #include "runtime/cache/folder.h"
 #include "runtime/cache/key.h"
@@ -53,6 +57,18 @@ int compile(const std::string& path, int count) {
   return 0;
 }
 
+int start(const std::string& path) {
+  const auto begin = std::chrono::steady_clock::now();
+  const auto cache = test::cache_in(path);
+  Plan plan({.hidden = 64, .vocabulary = 20000, .dtype = bf16}, {.cache = cache});
+  plan.prepare();
+  const std::chrono::duration<double, std::milli> ms = std::chrono::steady_clock::now() - begin;
+  const CacheStatus s = cache->status();
+  std::printf("%lld %lld %.1f\n", static_cast<long long>(s.compiled), static_cast<long long>(s.from_folders),
+              ms.count());
+  return 0;
+}
+
 int hold(const std::string& path, int number) {
   std::string why;
   const auto folder = cache::Folder::open(path, cache::Access::own, why);
@@ -86,6 +102,7 @@ int main(int argc, char** argv) {
     std::puts(codegen::to_hex(cache::digest(cache::key_of(test::scale(2).ir(), Target::host(), {}))).c_str());
     return 0;
   }
+  if (verb == "start") return start(folder);
   if (verb == "keys") return keys();
   if (verb == "hold" && argc > 3) return hold(folder, std::atoi(argv[3]));
   if (verb == "publish") return publish(folder);
