@@ -9,7 +9,7 @@ namespace kerf::runtime {
 
 struct PlanBlocks {
   kernels::Blocks forward, backward;
-  Schedule forward_schedule;
+  Schedule forward_schedule, backward_schedule = {};
 };
 /// Never depends on the number of rows: one set of programs serves them all.
 PlanBlocks choose_blocks(const kernels::Shape& shape);
@@ -21,6 +21,7 @@ struct DeviceBlocks {
   std::int64_t grad_e_d, grad_c_d;  // hidden, in the products with dz
   kernels::Blocks tall{};           // the forward's where rows are many and fill them; n = 0: none
   std::int64_t band = 24;           // row blocks whose e stays near while columns pass; fewer tall ones
+  std::int64_t list_band = 24;      // the same in lists of the backward's tiles
   bool boxed = false;               // for code that reads e and c in boxes of memory
   std::int64_t many = 8 * 132;      // instances of the forward that keep the machine busy to the end
   Schedule forward_schedule = {};

@@ -50,12 +50,12 @@ FilterReport DeviceLoss::filter_report(const TensorRef& workspace, Stream stream
 }
 
 void DeviceLoss::set_order(const std::vector<std::int64_t>& order, const char* call) {
-  const std::lock_guard lock(order_mutex_);
-  order_.set(order, desc_.vocabulary, desc_.device, call);
+  const std::lock_guard lock(order_->mutex);
+  order_->order.set(order, desc_.vocabulary, desc_.device, call);
 }
 
 void DeviceLoss::find_order(const TensorRef& e, const TensorRef& c, const char* call, Stream stream) {
-  const std::lock_guard lock(order_mutex_);
+  const std::lock_guard lock(order_->mutex);
   sort_vocabulary(e, c, call, stream);
 }
 
@@ -73,32 +73,32 @@ void DeviceLoss::sort_vocabulary(const TensorRef& e, const TensorRef& c, const c
   steps.run(DeviceProgram::sum_rows, {.tensors = {{"e", e}, {"sum", sums}}});
   steps.run(DeviceProgram::score_rows, {.tensors = {{"c", c}, {"sum", sums}, {"score", steps.at(memory, f32, {V})}}});
   read_back(score.data(), memory, score.size() * sizeof(float), stream);
-  order_.set(vocabulary_order({score.begin(), score.end()}), desc_.vocabulary, desc_.device, call);
+  order_->order.set(vocabulary_order({score.begin(), score.end()}), desc_.vocabulary, desc_.device, call);
   // No rows say nothing, nor do rows of which one is not finite.
-  provisional_order_ = N == 0 || std::none_of(score.begin(), score.end(), [](float x) { return std::isfinite(x); });
+  order_->provisional = N == 0 || std::none_of(score.begin(), score.end(), [](float x) { return std::isfinite(x); });
 }
 
 void DeviceLoss::require_given_order(const std::string& name) const {
-  if (desc_.order == Order::given && !order_.known())
+  if (desc_.order == Order::given && !order_->order.known())
     throw UsageError(name + ": block_lse is given and the plan has no order of the vocabulary; call Plan::set_order");
 }
 
 TensorRef DeviceLoss::known_order(const TensorRef& compact, const LabelSpace& labels, const TensorRef& c,
                                   const std::string& name, Stream stream) {
-  const std::lock_guard lock(order_mutex_);  // one of several first calls finds it
-  if (order_.known() && !provisional_order_) return order_.order();
+  const std::lock_guard lock(order_->mutex);  // one of several first calls finds it
+  if (order_->order.known() && !order_->provisional) return order_->order.order();
   if (desc_.order == Order::identity) {  // rows are copied for another reason
     std::vector<std::int64_t> same(static_cast<std::size_t>(desc_.vocabulary));
     std::iota(same.begin(), same.end(), 0);
-    order_.set(same, desc_.vocabulary, desc_.device, name.c_str());
-    return order_.order();
+    order_->order.set(same, desc_.vocabulary, desc_.device, name.c_str());
+    return order_->order.order();
   }
   std::int64_t valid = 0;
   read_back(&valid, labels.valid, sizeof valid, stream);
   TensorRef rows = compact;
   rows.shape[0] = valid;
   sort_vocabulary(rows, c, name.c_str(), stream);
-  return order_.order();
+  return order_->order.order();
 }
 
 /// One filtered backward.
@@ -135,7 +135,7 @@ struct DeviceLoss::FilteredCall {
 
   void run() const {
     call.compact_labels(a.labels, s);
-    if (programs.ordered()) call.place_targets(s.target, P, loss.order_.place());
+    if (programs.ordered()) call.place_targets(s.target, P, loss.order_->order.place());
     call.upstream(a.grad_loss, s, N, space.g, space.largest, space.scale);
     call.compact_rows(a.e, rows, compact);
     decide();
@@ -173,7 +173,7 @@ struct DeviceLoss::FilteredCall {
     if (corrects_e) {
       const TensorRef cmean = apart(call.at(space.cmean, desc.dtype, {B, D}), copied_row(desc));
       LaunchArgs means{.tensors = {{"c", a.c}, {"cmean", cmean}}};
-      if (programs.ordered()) means.tensors.emplace_back("order", loss.order_.order());
+      if (programs.ordered()) means.tensors.emplace_back("order", loss.order_->order.order());
       call.run(DeviceProgram::block_means, means);
       call.run(DeviceProgram::correct_e,
                {.tensors = {{"m", m}, {"cmean", cmean}, {"sum", sum}}, .device_sizes = sizes});
@@ -188,7 +188,7 @@ struct DeviceLoss::FilteredCall {
     Window w{first, std::min(ranges.columns, B - first), a.c, call.at(s.target, i32, {M}), {}};
     if (!programs.ordered()) return w;
     const std::int64_t tokens = programs.window();
-    w.order = loss.order_.order(first * b.v, tokens);
+    w.order = loss.order_->order.order(first * b.v, tokens);
     if (programs.copies_c()) w.c = call.ordered_rows(a.c, space.c, w.order);
     if (tokens < desc.vocabulary) {
       w.target = call.at(space.target, i32, {M});
@@ -356,7 +356,7 @@ struct DeviceLoss::FilteredCall {
 
 void DeviceLoss::filtered_backward(const BackwardCall& a, bool accumulate_dc, Stream stream) {
   require_given_order(a.name);
-  if (filtered_->ordered() && !order_.known())
+  if (filtered_->ordered() && !order_->order.known())
     throw UsageError(a.name +
                      ": block_lse is given and the plan has no order of the vocabulary yet; the forward finds it");
   FilteredCall{*this, a, accumulate_dc, stream}.run();

@@ -44,18 +44,19 @@ std::size_t bytes_of(const TensorRef& t) {
 
 }  // namespace
 
-DeviceLoss::DeviceLoss(const PlanDesc& desc, std::shared_ptr<CodeCache> cache) : desc_(desc) {
+DeviceLoss::DeviceLoss(const PlanDesc& desc, std::shared_ptr<CodeCache> cache, const LossPoints& points,
+                       std::shared_ptr<KnownOrder> order)
+    : desc_(desc), order_(std::move(order)) {
   const kernels::Shape shape{desc.vocabulary, desc.hidden, desc.dtype};
   const Target target = target_of(desc);
   const bool boxes = reads_in_boxes(desc, target);
+  programs_.push_back(
+      std::make_unique<DevicePrograms>(desc, device_blocks(desc, target, points), target, false, cache));
   if (boxes)
     programs_.push_back(
-        std::make_unique<DevicePrograms>(desc, choose_boxed_blocks(shape, target), target, false, cache));
-  programs_.push_back(std::make_unique<DevicePrograms>(desc, choose_plain_blocks(shape),
-                                                       boxes ? Target::cuda("sm_80") : target, false, cache));
+        std::make_unique<DevicePrograms>(desc, choose_plain_blocks(shape), Target::cuda("sm_80"), false, cache));
   if (kerf::runtime::filters(desc))
-    filtered_ = std::make_unique<DevicePrograms>(
-        desc, boxes ? choose_boxed_blocks(shape, target) : choose_plain_blocks(shape), target, true, cache);
+    filtered_ = std::make_unique<DevicePrograms>(desc, filtered_blocks(desc, target, points), target, true, cache);
 }
 
 DeviceLoss::DeviceLoss(const PlanDesc& desc, const DeviceBlocks& boxed, const DeviceBlocks& plain,
@@ -67,8 +68,8 @@ DeviceLoss::DeviceLoss(const PlanDesc& desc, const DeviceBlocks& boxed, const De
 }
 
 DeviceLoss::DeviceLoss(const PlanDesc& desc, const DeviceBlocks& blocks, std::shared_ptr<ThreadPool> pool,
-                       std::shared_ptr<CodeCache> cache)
-    : desc_(desc), pool_(std::move(pool)) {
+                       std::shared_ptr<CodeCache> cache, std::shared_ptr<KnownOrder> order)
+    : desc_(desc), pool_(std::move(pool)), order_(std::move(order)) {
   if (kerf::runtime::filters(desc))
     filtered_ = std::make_unique<DevicePrograms>(desc, blocks, Target::host(), true, std::move(cache));
   else
@@ -97,15 +98,7 @@ std::int64_t DeviceLoss::chunk(const DevicePrograms& p, std::int64_t rows) const
 }
 
 DeviceProgram DeviceLoss::forward_program(const DevicePrograms& p, std::int64_t rows) const {
-  const kernels::Blocks &b = p.blocks().forward, &tall = p.blocks().tall;
-  if (p.chunk()) return DeviceProgram::lse_forward_run;
-  const auto many = [&](const kernels::Blocks& of) {
-    return blocks_of(desc_.vocabulary, of.v * of.split) * blocks_of(rows, of.n) >= p.blocks().many;
-  };
-  const auto height = [&](std::int64_t n) { return blocks_of(rows, n) * n; };
-  // What tall blocks gain is lost where they hold a few per cent more rows that are not there.
-  if (tall.n > 0 && many(tall) && height(tall.n) - height(b.n) <= rows / 64) return DeviceProgram::lse_forward_tall;
-  return many(b) ? DeviceProgram::lse_forward_run : DeviceProgram::lse_forward;
+  return kerf::runtime::forward_program(desc_, p.blocks(), rows);
 }
 
 std::int64_t DeviceLoss::parts(const DevicePrograms& p, std::int64_t rows) const {
@@ -268,7 +261,7 @@ void DeviceLoss::forward(const ForwardArgs& a, Stream stream) {
   if (programs.ordered()) {
     if (N > 0) call.compact_rows(e, call.at(s.rows, i64, {step}), compact);
     order = known_order(compact, s, given_c, name, stream);
-    call.place_targets(s.target, P, order_.place());
+    call.place_targets(s.target, P, order_->order.place());
   }
   const TensorRef c = call.readable(given_c, space.c, order);
   for (std::int64_t i = 0; i < blocks_of(N, step); ++i) {

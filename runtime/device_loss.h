@@ -25,21 +25,30 @@
 #include "runtime/device_space.h"
 #include "runtime/filter_space.h"
 #include "runtime/loss_args.h"
+#include "runtime/loss_parts.h"
 #include "runtime/vocabulary_order.h"
 
 namespace kerf::runtime {
 
+/// The order of a plan's vocabulary, whatever blocks its calls take.
+struct KnownOrder {
+  VocabularyOrder order;
+  bool provisional = false;
+  std::mutex mutex;
+};
+
 class DeviceLoss {
  public:
   /// On desc.device, with blocks for its code.
-  DeviceLoss(const PlanDesc& desc, std::shared_ptr<CodeCache> cache);
+  DeviceLoss(const PlanDesc& desc, std::shared_ptr<CodeCache> cache, const LossPoints& points,
+             std::shared_ptr<KnownOrder> order);
   /// On the CPU, where `pool` stands in for the stream. `boxed` and `plain`: as if its code read in boxes.
   DeviceLoss(const PlanDesc& desc, const DeviceBlocks& boxed, const DeviceBlocks& plain,
              std::shared_ptr<ThreadPool> pool);
 
   /// On the CPU, for calls with block_lse or a stash alone.
   DeviceLoss(const PlanDesc& desc, const DeviceBlocks& blocks, std::shared_ptr<ThreadPool> pool,
-             std::shared_ptr<CodeCache> cache);
+             std::shared_ptr<CodeCache> cache, std::shared_ptr<KnownOrder> order);
 
   /// Those for tensors that lie as the device likes it best.
   DevicePrograms& programs() { return *programs_[0]; }
@@ -82,7 +91,7 @@ class DeviceLoss {
   BlockLseShape shape_of_block_lse() const;
   /// Waits for the stream.
   void read_back(void* to, const void* from, std::size_t bytes, Stream stream) const;
-  /// With order_mutex_ held.
+  /// With the order's mutex held.
   void sort_vocabulary(const TensorRef& e, const TensorRef& c, const char* call, Stream stream);
   void filtered_backward(const BackwardCall& args, bool accumulate_dc, Stream stream);
   /// Throws UsageError where the caller was to give an order and has not.
@@ -97,9 +106,7 @@ class DeviceLoss {
   std::shared_ptr<ThreadPool> pool_;
   std::vector<std::unique_ptr<DevicePrograms>> programs_;  // boxed, plain; or plain alone
   std::unique_ptr<DevicePrograms> filtered_;               // null where the plan does not filter
-  VocabularyOrder order_;
-  bool provisional_order_ = false;
-  std::mutex order_mutex_;
+  std::shared_ptr<KnownOrder> order_ = std::make_shared<KnownOrder>();
 };
 
 }  // namespace kerf::runtime

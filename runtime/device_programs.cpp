@@ -118,6 +118,18 @@ std::size_t filter_limit(const PlanDesc& desc, bool copies_c) {
   return std::size_t{copies_c ? 1280U : 1024U} << 20;
 }
 
+DeviceProgram forward_program(const PlanDesc& desc, const DeviceBlocks& blocks, std::int64_t rows) {
+  const kernels::Blocks &b = blocks.forward, &tall = blocks.tall;
+  if (desc.strategy == Strategy::min_memory) return DeviceProgram::lse_forward_run;
+  const auto many = [&](const kernels::Blocks& of) {
+    return blocks_of(desc.vocabulary, of.v * of.split) * blocks_of(rows, of.n) >= blocks.many;
+  };
+  const auto height = [&](std::int64_t n) { return blocks_of(rows, n) * n; };
+  // What tall blocks gain is lost where they hold a few per cent more rows that are not there.
+  if (tall.n > 0 && many(tall) && height(tall.n) - height(b.n) <= rows / 64) return DeviceProgram::lse_forward_tall;
+  return many(b) ? DeviceProgram::lse_forward_run : DeviceProgram::lse_forward;
+}
+
 DevicePrograms::DevicePrograms(const PlanDesc& desc, const DeviceBlocks& blocks, const Target& target, bool filtered,
                                std::shared_ptr<CodeCache> cache)
     : desc_(desc),
@@ -261,12 +273,12 @@ Program DevicePrograms::record(DeviceProgram which) const {
     case DeviceProgram::upstream: return upstream(true);
     case DeviceProgram::upstream_one: return upstream(false);
     case DeviceProgram::scale_upstream: return kernels::scale_upstream();
-    case DeviceProgram::list_kept: return kernels::list_tiles(backward.n, blocks_.band);
+    case DeviceProgram::list_kept: return kernels::list_tiles(backward.n, blocks_.list_band);
     case DeviceProgram::list_written:
       return kernels::list_tiles(blocks_.grad_c_d, (desc_.hidden + blocks_.grad_c_d - 1) / blocks_.grad_c_d);
-    case DeviceProgram::list_parts: return kernels::list_parts(backward.n, blocks_.band);
+    case DeviceProgram::list_parts: return kernels::list_parts(backward.n, blocks_.list_band);
     case DeviceProgram::sum_parts: return kernels::sum_parts(compact, few, many);
-    case DeviceProgram::list_row_parts: return kernels::list_row_parts(backward.n, blocks_.band);
+    case DeviceProgram::list_row_parts: return kernels::list_row_parts(backward.n, blocks_.list_band);
     case DeviceProgram::grad_c_parts: return kernels::grad_c_parts(compact, with_d(backward, blocks_.grad_c_d));
     case DeviceProgram::sum_dc: return sum_dc(desc_.dtype, false);
     case DeviceProgram::sum_dc_add: return sum_dc(desc_.dtype, true);

@@ -95,6 +95,9 @@ double filter_eps(const PlanDesc& desc, const kernels::Blocks& blocks);
 /// Bytes that a filtered backward may ask for, block_lse among them.
 std::size_t filter_limit(const PlanDesc& desc, bool copies_c);
 
+/// Which form of the forward so many rows take.
+DeviceProgram forward_program(const PlanDesc& desc, const DeviceBlocks& blocks, std::int64_t rows);
+
 class DevicePrograms {
  public:
   /// `filtered`: of a filtered backward and the forward before it. Without a cache every program is compiled.

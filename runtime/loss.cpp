@@ -9,12 +9,13 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <map>
+#include <mutex>
 
 #include "kerf/error.h"
-#include "runtime/device_loss.h"
 #include "runtime/loss_args.h"
-#include "runtime/loss_programs.h"
-#include "runtime/loss_space.h"
+#include "runtime/loss_chooser.h"
+#include "runtime/loss_route.h"
 #include "runtime/tile_lists.h"
 
 namespace kerf {
@@ -122,93 +123,59 @@ float fill_upstream(const TensorRef& grad, Reduction reduction, DType dtype, con
   return std::ldexp(1.0f, -exponent);
 }
 
+std::int64_t rows_of(const TensorRef& target) { return std::max<std::int64_t>(0, target.elements()); }
+
 }  // namespace
 
 struct Plan::Impl {
   PlanDesc desc;
-  std::shared_ptr<ThreadPool> pool;
+  std::shared_ptr<ThreadPool> pool;  // null on a GPU, unless shared
   std::shared_ptr<CodeCache> cache;
-  runtime::LossPrograms programs;
-  std::unique_ptr<runtime::DeviceLoss> device;  // in place of the programs
-  std::unique_ptr<runtime::DeviceLoss> steps;   // CPU: beside them, for calls with block_lse or a stash
+  std::shared_ptr<runtime::KnownOrder> order = std::make_shared<runtime::KnownOrder>();
+
+  /// What is chosen for one bucket of tokens; blocks that several choose are compiled once.
+  struct Chosen {
+    runtime::LossChoice choice;
+    std::shared_ptr<runtime::LossRoute> route;
+  };
+  std::mutex mutex;  // guards what follows
+  runtime::LossChooser chooser;
+  std::map<std::int64_t, Chosen> chosen;
 
   Impl(const PlanDesc& d, Shared shared)
       : desc(without_impossible(checked(d))),
-        pool(std::move(shared.pool)),
-        cache(shared.cache ? std::move(shared.cache) : std::make_shared<CodeCache>()),
-        programs({d.vocabulary, d.hidden, d.dtype}, cache) {
-    if (!pool && desc.device.type == DeviceType::cpu) pool = std::make_shared<ThreadPool>(desc.threads);
-    if (desc.device.type == DeviceType::cuda) {
-      device = std::make_unique<runtime::DeviceLoss>(desc, cache);
-    } else if (runtime::filters(desc) || runtime::stashes(desc)) {
-      PlanDesc checked = desc;
-      checked.check_labels = true;
-      steps = std::make_unique<runtime::DeviceLoss>(checked, runtime::choose_filter_blocks(shape()), pool, cache);
-    }
+        pool(pool_for(desc, shared)),
+        cache(shared.cache ? shared.cache : std::make_shared<CodeCache>()),
+        chooser(desc, shared, pool ? pool->size() : 0) {
+    standard = route_of(runtime::LossPoints{});
+  }
+  std::shared_ptr<runtime::LossRoute> standard;  // with the default's blocks
+
+  static std::shared_ptr<ThreadPool> pool_for(const PlanDesc& desc, const Shared& shared) {
+    if (shared.pool || desc.device.type == DeviceType::cuda) return shared.pool;
+    return std::make_shared<ThreadPool>(desc.threads);
   }
 
-  runtime::DeviceLoss* stepped() const { return device ? device.get() : steps.get(); }
-  /// Whether calls of so many rows that are given what the plan wants, or all, are made in steps.
-  bool in_steps(std::int64_t rows) const { return device || filter() || stash_bytes(rows) > 0; }
-  /// What makes this call, or null: `programs`.
-  runtime::DeviceLoss* stepped(const auto& call) const {
-    if (device) return device.get();
-    const bool asked = call.block_lse.given() || call.stash.given() || desc.strategy == Strategy::dense;
-    return steps && asked && in_steps(std::max<std::int64_t>(0, call.target.elements())) ? steps.get() : nullptr;
+  std::shared_ptr<runtime::LossRoute> route_of(const runtime::LossPoints& points) {
+    if (standard && points == runtime::LossPoints{}) return standard;
+    for (const auto& [tokens, c] : chosen)
+      if (c.choice.points == points) return c.route;
+    return std::make_shared<runtime::LossRoute>(desc, pool, cache, order, points);
   }
-  /// What filters, or null.
-  runtime::DeviceLoss* filter() const {
-    runtime::DeviceLoss* loss = stepped();
-    return loss && loss->filters() ? loss : nullptr;
+  const Chosen& chosen_for(std::int64_t tokens) {
+    const std::int64_t bucket = token_bucket(std::max<std::int64_t>(1, tokens));
+    const std::lock_guard lock(mutex);
+    if (const auto at = chosen.find(bucket); at != chosen.end()) return at->second;
+    Chosen c{.choice = chooser.choose(bucket), .route = nullptr};
+    c.route = route_of(c.choice.points);
+    return chosen.emplace(bucket, std::move(c)).first->second;
   }
-  /// Those of a filtered call or one with a stash, or of any on a device; null: `programs`.
-  runtime::DevicePrograms* main_programs() const {
-    if (filter()) return &filter()->filtered_programs();
-    return stepped() ? &stepped()->programs() : nullptr;
-  }
-  runtime::DeviceLoss& require_filter(const char* call) const {
-    if (!filter()) throw UsageError(fmt::format("{}: the plan does not filter (PlanDesc::filter)", call));
-    return *filter();
-  }
+  runtime::LossRoute& route(std::int64_t tokens) { return *chosen_for(tokens).route; }
 
-  kernels::Shape shape() const { return {desc.vocabulary, desc.hidden, desc.dtype}; }
-  std::int64_t parts() const {
-    const kernels::Blocks& b = programs.blocks().forward;
-    return (desc.vocabulary + b.v * b.split - 1) / (b.v * b.split);
-  }
-
-  /// Bytes of scratch that any program of a direction needs.
-  std::size_t scratch(bool backward) {
-    std::size_t bytes = 0;
-    for (LossProgram w : programs.all())
-      if ((w != LossProgram::lse_forward && w != LossProgram::combine) == backward)
-        bytes = std::max(bytes, programs.scratch_bytes(w));
-    return bytes * static_cast<std::size_t>(pool->size());
-  }
-
-  runtime::Ranges ranges(std::int64_t rows, std::size_t limit) {
-    return runtime::choose_ranges(rows, shape(), programs.blocks().backward, scratch(true), limit);
-  }
-  std::size_t stash_bytes(std::int64_t rows) const { return runtime::stashes(desc) ? stepped()->stash_bytes(rows) : 0; }
-  std::size_t limit(std::int64_t rows) const {
-    if (desc.strategy == Strategy::min_memory) return 0;
-    if (desc.workspace_limit == 0) return std::size_t{64} << 20;
-    return desc.workspace_limit - (desc.strategy == Strategy::automatic ? stash_bytes(rows) : 0);
-  }
-  std::size_t workspace(std::int64_t rows, bool backward) {
-    if (device) return device->workspace(rows, backward);
-    if (rows < 0) throw UsageError(fmt::format("Plan: {} rows; their number must not be negative", rows));
-    if (rows == 0) return in_steps(0) ? steps->workspace(0, backward) : 0;
-    std::size_t bytes = runtime::too_large;
-    const kernels::Blocks& b = programs.blocks().backward;
-    if (rows / b.n < runtime::most_row_blocks)
-      bytes = backward
-                  ? runtime::lay_out_backward(nullptr, rows, shape(), b, ranges(rows, limit(rows)), scratch(true)).bytes
-                  : runtime::lay_out_forward(nullptr, rows, parts(), scratch(false)).bytes;
-    if (bytes == runtime::too_large)
-      throw UsageError(fmt::format("Plan: the workspace for {} rows passes 2^63 bytes", rows));
-    if (in_steps(rows)) bytes = std::max(bytes, steps->workspace(rows, backward));
-    return bytes;
+  runtime::DeviceLoss& require_filter(const char* call, std::int64_t tokens = 1) {
+    runtime::DeviceLoss* filter = standard->filter();
+    if (!filter) throw UsageError(fmt::format("{}: the plan does not filter (PlanDesc::filter)", call));
+    return tokens > 1 ? *route(tokens).filter() : *filter;
   }
 };
 
@@ -217,35 +184,33 @@ Plan::~Plan() = default;
 Plan::Plan(Plan&&) noexcept = default;
 Plan& Plan::operator=(Plan&&) noexcept = default;
 
-namespace {
-void compile_all(auto& programs, ThreadPool& pool) {
-  const auto all = programs.all();
-  pool.run(std::ssize(all), [&](std::int64_t begin, std::int64_t end, int) {
-    for (std::int64_t i = begin; i < end; ++i) programs.kernel(all[static_cast<std::size_t>(i)]);
-  });
-}
-}  // namespace
+void Plan::prepare() { prepare({}); }
 
-void Plan::prepare() {
-  runtime::DevicePrograms* programs = impl_->main_programs();
-  if (!programs) return compile_all(impl_->programs, *impl_->pool);
-  const auto pool = impl_->pool ? impl_->pool : std::make_shared<ThreadPool>(impl_->desc.threads);
-  compile_all(*programs, *pool);
+void Plan::prepare(const std::vector<std::int64_t>& token_counts) {
+  Impl& p = *impl_;
+  const auto pool = p.pool ? p.pool : std::make_shared<ThreadPool>(p.desc.threads);
+  if (token_counts.empty()) return p.standard->prepare(*pool);
+  for (const std::int64_t tokens : token_counts) {
+    if (tokens < 0) throw UsageError(fmt::format("Plan::prepare: {} rows; their number must not be negative", tokens));
+    p.route(tokens).prepare(*pool);
+  }
 }
+
 std::size_t Plan::workspace_bytes(std::int64_t tokens, bool backward) const {
-  return impl_->workspace(tokens, backward);
+  return impl_->route(tokens).workspace(tokens, backward);
 }
-std::size_t Plan::stash_bytes(std::int64_t tokens) const { return impl_->stash_bytes(tokens); }
+std::size_t Plan::stash_bytes(std::int64_t tokens) const { return impl_->route(tokens).stash_bytes(tokens); }
 const PlanDesc& Plan::desc() const { return impl_->desc; }
 
 PlanReport Plan::report(std::int64_t tokens) const {
-  Impl& p = *impl_;
+  const Impl::Chosen& chosen = impl_->chosen_for(tokens);
+  runtime::LossRoute& p = *chosen.route;
   PlanReport r;
   r.stash = stash_bytes(tokens);
-  r.strategy = p.desc.strategy != Strategy::automatic ? p.desc.strategy
-               : p.filter()                           ? Strategy::filtered
-               : r.stash > 0                          ? Strategy::exact_stash
-                                                      : Strategy::exact_recompute;
+  r.strategy = p.desc().strategy != Strategy::automatic ? p.desc().strategy
+               : p.filter()                             ? Strategy::filtered
+               : r.stash > 0                            ? Strategy::exact_stash
+                                                        : Strategy::exact_recompute;
   r.forward_workspace = workspace_bytes(tokens, false);
   r.backward_workspace = workspace_bytes(tokens, true);
   const bool in_steps = p.in_steps(tokens);
@@ -253,15 +218,17 @@ PlanReport Plan::report(std::int64_t tokens) const {
     r.ranges = static_cast<int>(p.filter()->filter_ranges(tokens).count());
   else if (tokens > 0)
     r.ranges = (in_steps ? p.stepped()->ranges(tokens) : p.ranges(tokens, p.limit(tokens))).count();
-  r.threads = p.pool ? p.pool->size() : 1;
-  const kernels::Blocks& b = in_steps ? p.main_programs()->blocks().forward : p.programs.blocks().forward;
-  r.blocks = fmt::format("n={} v={} d={}", b.n, b.v, b.d);
+  r.threads = impl_->pool ? p.pool().size() : 1;
+  r.blocks = p.forward_blocks(tokens);
+  r.forward_from = p.filter() ? chosen.choice.filtered_from : chosen.choice.forward_from;
+  r.backward_from = p.filter() ? chosen.choice.filtered_from : chosen.choice.backward_from;
+  r.notes = chosen.choice.notes;
   return r;
 }
 
 void Plan::forward(const ForwardArgs& a, Stream stream) {
-  Impl& p = *impl_;
-  const PlanDesc& desc = p.desc;
+  const PlanDesc& desc = impl_->desc;
+  runtime::LossRoute& p = impl_->route(rows_of(a.target));
   if (runtime::DeviceLoss* steps = p.stepped(a)) return steps->forward(a, stream);
   const auto [e, c, labels, loss, lse, block_lse, stash, memory, name] =
       runtime::check_forward(desc, a, [&](std::int64_t rows) { return p.workspace(rows, false); });
@@ -282,7 +249,8 @@ void Plan::forward(const ForwardArgs& a, Stream stream) {
     const TensorRef part_target(space.part_target, {parts, valid});
     const TensorRef row_lse = lse.given() ? lse : TensorRef(space.lse, {N});
     const TensorRef row_loss = each ? loss : TensorRef(space.loss, {N});
-    p.programs.kernel(LossProgram::lse_forward)
+    p.programs()
+        .kernel(LossProgram::lse_forward)
         .launch({.tensors = {{"e", e},
                              {"c", c},
                              {"rows", rows},
@@ -291,8 +259,9 @@ void Plan::forward(const ForwardArgs& a, Stream stream) {
                              {"part_sum", part_sum},
                              {"part_target", part_target}},
                  .scratch = space.scratch},
-                *p.pool);
-    p.programs.kernel(LossProgram::combine)
+                p.pool());
+    p.programs()
+        .kernel(LossProgram::combine)
         .launch({.tensors = {{"part_max", part_max},
                              {"part_sum", part_sum},
                              {"part_target", part_target},
@@ -300,7 +269,7 @@ void Plan::forward(const ForwardArgs& a, Stream stream) {
                              {"lse", row_lse},
                              {"loss", row_loss}},
                  .scratch = space.scratch},
-                *p.pool);
+                p.pool());
     for (std::int64_t n = 0; n < valid; ++n) sum += static_cast<const float*>(row_loss.data)[space.rows[n]];
   }
   if (!loss.given() || each) return;
@@ -309,8 +278,8 @@ void Plan::forward(const ForwardArgs& a, Stream stream) {
 }
 
 void Plan::backward(const BackwardArgs& a, Stream stream) {
-  Impl& p = *impl_;
-  const PlanDesc& desc = p.desc;
+  const PlanDesc& desc = impl_->desc;
+  runtime::LossRoute& p = impl_->route(rows_of(a.target));
   if (runtime::DeviceLoss* steps = p.stepped(a)) return steps->backward(a, stream);
   const auto [e, c, labels, lse, grad_loss, de, dc, block_lse, stash, memory, bytes, name] =
       runtime::check_backward(desc, a, [&](std::int64_t rows) { return p.workspace(rows, true); });
@@ -318,16 +287,16 @@ void Plan::backward(const BackwardArgs& a, Stream stream) {
   if (!de.given() && !dc.given()) return;
 
   if (valid == 0) {
-    if (de.given()) clear_other_rows(de, nullptr, 0, *p.pool);
-    if (dc.given() && !a.accumulate_dc) clear_other_rows(dc, nullptr, 0, *p.pool);
+    if (de.given()) clear_other_rows(de, nullptr, 0, p.pool());
+    if (dc.given() && !a.accumulate_dc) clear_other_rows(dc, nullptr, 0, p.pool());
     return;
   }
-  const kernels::Blocks& b = p.programs.blocks().backward;
+  const kernels::Blocks& b = p.programs().blocks().backward;
   const runtime::Ranges ranges = p.ranges(valid, bytes);
   const runtime::BackwardSpace space = runtime::lay_out_backward(memory, valid, p.shape(), b, ranges, p.scratch(true));
   compact(labels, space.rows, space.target);
   *space.scale = fill_upstream(grad_loss, desc.reduction, desc.dtype, space.rows, valid, space.g);
-  if (de.given()) clear_other_rows(de, space.rows, valid, *p.pool);
+  if (de.given()) clear_other_rows(de, space.rows, valid, p.pool());
   if (de.given() && space.sum) std::fill_n(space.sum, valid * desc.hidden, 0.0f);
 
   const TensorRef rows(space.rows, i64, {valid}), target(space.target, i32, {valid}), g(space.g, {valid});
@@ -337,12 +306,13 @@ void Plan::backward(const BackwardArgs& a, Stream stream) {
     const std::int64_t begin = range * ranges.width, end = std::min(begin + ranges.width, ranges.columns);
     const TileListRef kept = runtime::fill_by_column({row_blocks, ranges.columns, begin, end}, space.kept);
     const TensorRef dz(space.dz, desc.dtype, {kept.count * b.v * b.n});
-    p.programs.kernel(LossProgram::grad_tiles)
+    p.programs()
+        .kernel(LossProgram::grad_tiles)
         .launch(
             {.tensors = {{"e", e}, {"c", c}, {"rows", rows}, {"target", target}, {"lse", lse}, {"g", g}, {"dz", dz}},
              .lists = {{"kept", kept}},
              .scratch = space.scratch},
-            *p.pool);
+            p.pool());
     if (de.given()) {
       const bool last = range + 1 == ranges.count(), several = ranges.count() > 1;
       LaunchArgs args{.tensors = {{"c", c}, {"dz", dz}}, .lists = {{"kept", kept}}, .scratch = space.scratch};
@@ -352,10 +322,11 @@ void Plan::backward(const BackwardArgs& a, Stream stream) {
         args.tensors.emplace_back("de", de);
         if (desc.dtype == f16) args.tensors.emplace_back("scale", scale);
       }
-      p.programs.kernel(!several ? LossProgram::grad_e
-                        : last   ? LossProgram::grad_e_end
-                                 : LossProgram::grad_e_begin)
-          .launch(args, *p.pool);
+      p.programs()
+          .kernel(!several ? LossProgram::grad_e
+                  : last   ? LossProgram::grad_e_end
+                           : LossProgram::grad_e_begin)
+          .launch(args, p.pool());
     }
     if (dc.given()) {
       const TileListRef written = runtime::fill_by_column({hidden_blocks, ranges.columns, begin, end}, space.written);
@@ -364,20 +335,20 @@ void Plan::backward(const BackwardArgs& a, Stream stream) {
                       .scratch = space.scratch};
       if (desc.dtype == f16) args.tensors.emplace_back("scale", scale);
       const bool mixed = dc.dtype != desc.dtype;
-      p.programs
+      p.programs()
           .kernel(mixed             ? a.accumulate_dc ? LossProgram::grad_c_f32_add : LossProgram::grad_c_f32
                   : a.accumulate_dc ? LossProgram::grad_c_add
                                     : LossProgram::grad_c)
-          .launch(args, *p.pool);
+          .launch(args, p.pool());
     }
   }
 }
 
-bool Plan::filters() const { return impl_->filter() != nullptr; }
+bool Plan::filters() const { return impl_->standard->filter() != nullptr; }
 
 std::array<std::int64_t, 2> Plan::block_lse_shape(std::int64_t tokens) const {
   if (tokens < 0) throw UsageError(fmt::format("Plan: {} rows; their number must not be negative", tokens));
-  return impl_->require_filter("Plan::block_lse_shape").block_lse_shape(tokens);
+  return impl_->require_filter("Plan::block_lse_shape", tokens).block_lse_shape(tokens);
 }
 
 void Plan::set_order(const std::vector<std::int64_t>& order) {
@@ -407,22 +378,23 @@ FilterReport Plan::filter_report(const TensorRef& workspace, Stream stream) cons
 
 std::vector<std::string> Plan::program_names() const {
   std::vector<std::string> names;
-  if (const runtime::DevicePrograms* programs = impl_->main_programs())
+  if (const runtime::DevicePrograms* programs = impl_->standard->main_programs())
     for (runtime::DeviceProgram w : programs->all()) names.emplace_back(runtime::DevicePrograms::name(w));
   else
-    for (LossProgram w : impl_->programs.all()) names.emplace_back(runtime::LossPrograms::name(w));
+    for (LossProgram w : impl_->standard->programs().all()) names.emplace_back(runtime::LossPrograms::name(w));
   return names;
 }
 
 std::string Plan::emit(const std::string& program, Stage stage, const Target& target) const {
-  if (const runtime::DevicePrograms* programs = impl_->main_programs()) {
+  if (const runtime::DevicePrograms* programs = impl_->standard->main_programs()) {
     for (runtime::DeviceProgram w : programs->all())
       if (runtime::DevicePrograms::name(w) == program)
         return kerf::emit(programs->record(w), stage, target, programs->schedule(w));
   } else {
-    for (LossProgram w : impl_->programs.all())
+    for (LossProgram w : impl_->standard->programs().all())
       if (runtime::LossPrograms::name(w) == program)
-        return kerf::emit(impl_->programs.record(w), stage, target, impl_->programs.schedule(w));
+        return kerf::emit(impl_->standard->programs().record(w), stage, target,
+                          impl_->standard->programs().schedule(w));
   }
   throw UsageError(
       fmt::format("Plan::emit: no program '{}'; this plan has {}", program, fmt::join(program_names(), ", ")));

@@ -47,14 +47,14 @@ Program LossPrograms::record(LossProgram which) const {
 }
 
 Schedule LossPrograms::schedule(LossProgram which) const {
-  return which == LossProgram::lse_forward ? blocks_.forward_schedule : Schedule{};
+  if (which == LossProgram::lse_forward) return blocks_.forward_schedule;
+  return which == LossProgram::combine ? Schedule{} : blocks_.backward_schedule;
 }
 
 const Kernel& LossPrograms::kernel(LossProgram which) {
   const auto i = static_cast<std::size_t>(which);
-  std::call_once(compiled_[i], [&] {
-    kernels_[i] = compile(record(which), Target::host(), schedule(which), {}, cache_);
-  });
+  std::call_once(compiled_[i],
+                 [&] { kernels_[i] = compile(record(which), Target::host(), schedule(which), {}, cache_); });
   return kernels_[i];
 }
 

@@ -29,7 +29,9 @@ inline constexpr std::size_t loss_programs = 10;
 class LossPrograms {
  public:
   LossPrograms(const kernels::Shape& shape, std::shared_ptr<CodeCache> cache)
-      : shape_(shape), blocks_(choose_blocks(shape)), cache_(std::move(cache)) {}
+      : LossPrograms(shape, choose_blocks(shape), std::move(cache)) {}
+  LossPrograms(const kernels::Shape& shape, const PlanBlocks& blocks, std::shared_ptr<CodeCache> cache)
+      : shape_(shape), blocks_(blocks), cache_(std::move(cache)) {}
 
   const PlanBlocks& blocks() const { return blocks_; }
   /// Those that this dtype has.

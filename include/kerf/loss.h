@@ -15,6 +15,7 @@
 
 #include "kerf/kernel.h"
 #include "kerf/tensor.h"
+#include "kerf/wisdom.h"
 
 namespace [[gnu::visibility("default")]] kerf {
 
@@ -43,6 +44,11 @@ std::string_view name_of(Reduction r);
 std::string_view name_of(Strategy s);
 std::string_view name_of(Filter f);
 std::string_view name_of(Order o);
+
+/// Where a plan finds the blocks of its programs. off: made from the sizes alone. lookup: of wisdom, where it knows
+/// this machine and number of tokens, else of the nearest number, else as with off; nothing is ever timed.
+/// from_environment: as KERF_TUNE names it; lookup where it is not set.
+enum class Tuning : std::uint8_t { from_environment, off, lookup };
 
 /// What is fixed for the life of a plan.
 struct PlanDesc {
@@ -77,6 +83,7 @@ struct PlanDesc {
   /// number of rows with a label and the number of labels outside the vocabulary. cu_seqlens must then rise from 0 to
   /// N.
   bool check_labels = false;
+  Tuning tuning = Tuning::from_environment;
 };
 
 struct ForwardArgs {
@@ -118,6 +125,10 @@ struct PlanReport {
   int ranges = 1;                                             // vocabulary ranges of the backward, at most
   int threads = 1;
   std::string blocks;  // "n=256 v=256 d=256"
+  /// Where the blocks of a direction are from: "default", "wisdom", "nearest bucket" (wisdom of another number of
+  /// tokens) or "given".
+  std::string forward_from, backward_from;
+  std::vector<std::string> notes;  // wisdom that was passed over, and why
 };
 
 /// What a filtered backward did.
@@ -127,10 +138,18 @@ struct FilterReport {
   double dropped_mass = 0;  // of a row's probability, the mean share in tiles that are not kept; largest: at least
 };
 
+/// Blocks by the names that tune_loss tells, for all numbers of tokens; a part that is empty is chosen by the plan.
+struct LossBlocks {
+  WisdomParameters forward = {}, backward = {};
+  WisdomParameters filtered = {};  // of calls with block_lse, both directions
+};
+
 /// What plans may have in common; the plan makes what is not given.
 struct Shared {
-  std::shared_ptr<ThreadPool> pool = nullptr;  // of desc.threads; not given on a GPU, made for prepare alone
-  std::shared_ptr<CodeCache> cache = nullptr;  // the one of the environment
+  std::shared_ptr<ThreadPool> pool = nullptr;            // of desc.threads; not given on a GPU, made for prepare alone
+  std::shared_ptr<CodeCache> cache = nullptr;            // the one of the environment
+  std::shared_ptr<const WisdomLayers> wisdom = nullptr;  // WisdomLayers::open, read when first asked
+  LossBlocks blocks = {};                                // UsageError where the plan has no such blocks
 };
 
 /// One linear cross-entropy, compiled for one hidden size, vocabulary and dtype; any number of tokens.
@@ -144,11 +163,13 @@ class Plan {
   Plan(Plan&&) noexcept;
   Plan& operator=(Plan&&) noexcept;
 
-  /// Compiles every program that the cache does not have; without it the first forward and the first backward do. A plan
-  /// that filters or stashes compiles those of calls with block_lse or a stash. On a GPU of compute capability 9.0 a c
-  /// (with min_memory also a de) in bf16 or f16 whose rows do not begin at multiples of 16 bytes has slower programs of
-  /// its own, compiled when first needed.
+  /// Compiles every program that the cache does not have; without it the first forward and the first backward do. A
+  /// plan that filters or stashes compiles those of calls with block_lse or a stash. On a GPU of compute capability 9.0
+  /// a c (with min_memory also a de) in bf16 or f16 whose rows do not begin at multiples of 16 bytes has slower
+  /// programs of its own, compiled when first needed.
   void prepare();
+  /// The same for calls of so many tokens, with the blocks that these have; none: with the default's.
+  void prepare(const std::vector<std::int64_t>& token_counts);
   /// Bytes of workspace for N tokens.
   std::size_t workspace_bytes(std::int64_t tokens, bool backward) const;
   /// Bytes of a stash that holds everything for N tokens: about those of the logits in desc.dtype. With automatic what
