@@ -122,8 +122,9 @@ struct DeviceLoss::FilteredCall {
   const bool corrects_c = desc.correction && desc.filter_c && a.dc.given();
   const std::vector<std::pair<std::string, const std::int64_t*>> sizes = {{"N", s.valid}};
 
-  const TensorRef rows = call.at(s.rows, i64, {M}), valid = call.at(s.valid, i64, {});
-  const TensorRef g = call.at(space.g, f32, {M}), scale = call.at(space.scale, f32, {});
+  // From group_rows on rows are those of its order.
+  const TensorRef rows = call.at(space.rows, i64, {M}), valid = call.at(s.valid, i64, {});
+  const TensorRef g = call.at(space.moved_g, f32, {M}), scale = call.at(space.scale, f32, {});
   const TensorRef compact = apart(call.at(space.compact, desc.dtype, {M, D}), copied_row(desc));
   const TensorRef sum = call.at(space.sum, f32, {M, D});
 
@@ -137,6 +138,7 @@ struct DeviceLoss::FilteredCall {
     call.compact_labels(a.labels, s);
     if (programs.ordered()) call.place_targets(s.target, P, loss.order_->order.place());
     call.upstream(a.grad_loss, s, N, space.g, space.largest, space.scale);
+    group_rows();
     call.compact_rows(a.e, rows, compact);
     decide();
     if (ranges.most_pieces > 0 && a.de.given())
@@ -158,13 +160,43 @@ struct DeviceLoss::FilteredCall {
     call.clear_rows(call.at(s.label, i32, {N}), a.de);
   }
 
+  /// Puts rows together that ask for the same blocks.
+  void group_rows() const {
+    const TensorRef from_rows = call.at(s.rows, i64, {P}), from_target = call.at(s.target, i32, {P});
+    const TensorRef from_g = call.at(space.g, f32, {P}), place = call.at(space.place, i64, {P});
+    const TensorRef askers = call.at(space.askers, i32, {B}), rating = call.at(space.rating, i32, {P});
+    if (desc.filter == Filter::largest) {
+      call.run(DeviceProgram::rate_rows, {.tensors = {{"rows", from_rows}, {"rating", rating}}});
+    } else {
+      LaunchArgs asked{.tensors = {{"block_lse", a.block_lse},
+                                   {"lse", a.lse},
+                                   {"rows", from_rows},
+                                   {"target", from_target},
+                                   {"g", from_g},
+                                   {"askers", askers}}};
+      call.run(DeviceProgram::count_askers, asked);
+      asked.tensors.emplace_back("rating", rating);
+      call.run(DeviceProgram::rate_rows, asked);
+    }
+    call.run(DeviceProgram::place_rows, {.tensors = {{"rating", rating}, {"of_all", rating}, {"place", place}}});
+    call.run(DeviceProgram::move_rows, {.tensors = {{"place", place},
+                                                    {"rows", from_rows},
+                                                    {"target", from_target},
+                                                    {"g", from_g},
+                                                    {"from", call.at(space.from, i64, {P})},
+                                                    {"moved_rows", call.at(space.rows, i64, {P})},
+                                                    {"moved_target", call.at(space.moved_target, i32, {P})},
+                                                    {"moved_g", call.at(space.moved_g, f32, {P})}}});
+  }
+
   /// Which tiles to keep, and what the rest is worth.
   void decide() const {
     LaunchArgs keep{.tensors = {{"block_lse", a.block_lse},
                                 {"lse", a.lse},
-                                {"rows", call.at(s.rows, i64, {P})},
-                                {"target", call.at(s.target, i32, {P})},
-                                {"g", call.at(space.g, f32, {P})},
+                                {"rows", call.at(space.rows, i64, {P})},
+                                {"target", call.at(space.moved_target, i32, {P})},
+                                {"g", call.at(space.moved_g, f32, {P})},
+                                {"from", call.at(space.from, i64, {P})},
                                 {"keep", call.at(space.keep, i32, {B, R})},
                                 {"left_out", call.at(space.block_left_out, f32, {B, R})}}};
     if (desc.correction) keep.tensors.emplace_back("m", call.at(space.m, desc.dtype, {B, P}));
@@ -185,7 +217,7 @@ struct DeviceLoss::FilteredCall {
   }
 
   Window window(std::int64_t first) const {
-    Window w{first, std::min(ranges.columns, B - first), a.c, call.at(s.target, i32, {M}), {}};
+    Window w{first, std::min(ranges.columns, B - first), a.c, call.at(space.moved_target, i32, {M}), {}};
     if (!programs.ordered()) return w;
     const std::int64_t tokens = programs.window();
     w.order = loss.order_->order.order(first * b.v, tokens);
@@ -193,7 +225,7 @@ struct DeviceLoss::FilteredCall {
     if (tokens < desc.vocabulary) {
       w.target = call.at(space.target, i32, {M});
       call.run(DeviceProgram::shift_targets,
-               {.tensors = {{"target", call.at(s.target, i32, {M})}, {"shifted", w.target}},
+               {.tensors = {{"target", call.at(space.moved_target, i32, {M})}, {"shifted", w.target}},
                 .axes = {{"first", first * b.v}}});
     }
     return w;

@@ -56,6 +56,10 @@ constexpr std::string_view names[device_programs] = {
     "lse_tiles",
     "stash_tiles",
     "dz_of_stash",
+    "count_askers",
+    "rate_rows",
+    "place_rows",
+    "move_rows",
     "keep_tiles",
     "rank_columns",
     "rank_rows",
@@ -151,6 +155,10 @@ std::string_view DevicePrograms::name(DeviceProgram which) { return names[static
 bool DevicePrograms::used(DeviceProgram which) const {
   const bool corrects_e = desc_.correction && desc_.filter_e, corrects_c = desc_.correction && desc_.filter_c;
   switch (which) {
+    case DeviceProgram::count_askers: return filtered_ && desc_.filter != Filter::largest;
+    case DeviceProgram::rate_rows:
+    case DeviceProgram::place_rows:
+    case DeviceProgram::move_rows:
     case DeviceProgram::keep_tiles:
     case DeviceProgram::rank_columns:
     case DeviceProgram::rank_rows:
@@ -225,6 +233,10 @@ Program DevicePrograms::record(DeviceProgram which) const {
   const kernels::Shape windowed{window_, desc_.hidden, desc_.dtype, true, ordered() && !blocks_.boxed};
   const kernels::Shape scattered{window_, desc_.hidden, desc_.dtype, true, ordered()};
   const kernels::Sides sides{desc_.filter_e, desc_.filter_c};
+  // The rule to compare with stays as it is known.
+  const bool by_mass = desc_.filter != Filter::largest;
+  const double eps = filtered_ ? filter_eps(desc_, backward) : 0;
+  const kernels::KeepRule keep_rule{eps, desc_.correction, by_mass ? 16 * eps : 0, by_mass};
   const auto statistic = !filtered_                        ? kernels::BlockStatistic::none
                          : desc_.filter == Filter::largest ? kernels::BlockStatistic::largest
                                                            : kernels::BlockStatistic::lse;
@@ -297,8 +309,11 @@ Program DevicePrograms::record(DeviceProgram which) const {
     case DeviceProgram::lse_tiles: return kernels::lse_tiles(compact, backward, false);
     case DeviceProgram::stash_tiles: return kernels::lse_tiles(compact, backward, true);
     case DeviceProgram::dz_of_stash: return kernels::dz_of_stash(compact, backward);
-    case DeviceProgram::keep_tiles:
-      return kernels::keep_tiles(compact, backward, {filter_eps(desc_, backward), desc_.correction});
+    case DeviceProgram::count_askers: return kernels::count_askers(compact, backward, keep_rule);
+    case DeviceProgram::rate_rows: return kernels::rate_rows(compact, backward, keep_rule);
+    case DeviceProgram::place_rows: return kernels::place_rows();
+    case DeviceProgram::move_rows: return kernels::move_rows();
+    case DeviceProgram::keep_tiles: return kernels::keep_tiles(compact, backward, keep_rule);
     case DeviceProgram::rank_columns: return kernels::rank_columns(sides, backward.n);
     case DeviceProgram::rank_rows: return kernels::rank_rows(sides, backward.n);
     case DeviceProgram::begin_columns: return kernels::begin_columns();
@@ -342,9 +357,8 @@ Schedule DevicePrograms::schedule(DeviceProgram which) const {
 
 const Kernel& DevicePrograms::kernel(DeviceProgram which) {
   const auto i = static_cast<std::size_t>(which);
-  std::call_once(compiled_[i], [&] {
-    kernels_[i] = compile(record(which), target_, schedule(which), desc_.device, cache_);
-  });
+  std::call_once(compiled_[i],
+                 [&] { kernels_[i] = compile(record(which), target_, schedule(which), desc_.device, cache_); });
   return kernels_[i];
 }
 

@@ -59,7 +59,11 @@ enum class DeviceProgram : std::uint8_t {
   lse_tiles,    // with a stash: the forward by tiles of dz
   stash_tiles,  // the same where the stash has room
   dz_of_stash,
-  keep_tiles,  // what follows: of a filtered backward
+  count_askers,  // what follows: of a filtered backward
+  rate_rows,
+  place_rows,
+  move_rows,
+  keep_tiles,
   rank_columns,
   rank_rows,
   begin_columns,
@@ -85,7 +89,7 @@ enum class DeviceProgram : std::uint8_t {
   sum_rows,
   score_rows,
 };
-inline constexpr std::size_t device_programs = 69;
+inline constexpr std::size_t device_programs = 73;
 /// Whether a plan filters.
 bool filters(const PlanDesc& desc);
 /// Whether the forward of such a plan may leave a stash.

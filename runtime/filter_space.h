@@ -32,6 +32,10 @@ struct FilterSpace {
   std::byte *c, *compact;  // of c a window
   std::int32_t* target;    // [P] in a window, where there are several
   float *g, *largest, *scale;
+  // What group_rows.cpp makes: [B] of all blocks, else [P].
+  std::int32_t *askers, *rating, *moved_target;
+  std::int64_t *place, *from, *rows;
+  float* moved_g;
   float* sum;                                        // [P, D]
   std::int32_t* keep;                                // [B, R]
   float* block_left_out;                             // [B, R]

@@ -1,8 +1,9 @@
 // Which tiles of dz matter. The forward left block_lse[b,n], the log-sum-exp of row n over block b of the vocabulary,
 // so once lse is known mass[b,n] = exp(block_lse[b,n] - lse[n]) bounds every probability of the row in that block, and
 // nothing is made again to decide. A row with g = 0 asks for nothing; any other asks for the block that holds its
-// target and for each whose mass is not below eps. A tile is kept if any of its rows asks: one that is not has
-// gradients below eps |g| in every row.
+// target and for each whose mass is not below eps. A tile is kept if any of its rows asks, so one that is not has
+// gradients below eps |g| in every row; or if what its rows would lose adds up to 16 eps, since a tile in which all of
+// 128 rows lose nearly eps is worth more than one in which a single row loses it.
 //
 //   |g| mass < eps |g|   is false where anything is NaN, and so keeps
 //
@@ -13,6 +14,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "lib/kernels/keep_rule.h"
 #include "lib/kernels/kernels.h"
 #include "lib/kernels/logits.h"
 #include "lib/kernels/reference.h"
@@ -20,7 +22,7 @@
 namespace kerf::kernels {
 
 KeptTiles reference_keep_tiles(Shape s, Blocks b, KeepRule rule, const Doubles& block_lse, const Doubles& lse,
-                               const Rows& rows, const Labels& target, const Doubles& g) {
+                               const Rows& rows, const Labels& target, const Doubles& g, const Rows& from) {
   const std::int64_t P = std::ssize(rows), B = vocabulary_blocks(s, b), R = (P + b.n - 1) / b.n;
   KeptTiles out{std::vector<bool>(static_cast<std::size_t>(B * R)), Doubles(static_cast<std::size_t>(B * P)),
                 Doubles(static_cast<std::size_t>(B * R))};
@@ -28,15 +30,18 @@ KeptTiles reference_keep_tiles(Shape s, Blocks b, KeepRule rule, const Doubles& 
     for (std::int64_t r = 0; r < R; ++r) {
       const std::int64_t end = std::min(P, (r + 1) * b.n);
       bool keep = false;
+      double lost = 0;
       for (std::int64_t n = r * b.n; n < end; ++n) {
         if (rows[n] < 0 || g[n] == 0) continue;
-        const double mass = std::exp(block_lse[v * P + n] - lse[rows[n]]);
+        const double mass = std::exp(block_lse[v * P + from[n]] - lse[rows[n]]);
         keep = keep || target[n] / b.v == v || !(std::abs(g[n]) * mass < rule.eps * std::abs(g[n]));
+        lost += mass;
       }
+      keep = keep || (rule.together > 0 && lost >= rule.together);
       out.keep[v * R + r] = keep;
       for (std::int64_t n = r * b.n; n < end && !keep; ++n) {
         if (rows[n] < 0 || g[n] == 0) continue;
-        const double mass = std::exp(block_lse[v * P + n] - lse[rows[n]]);
+        const double mass = std::exp(block_lse[v * P + from[n]] - lse[rows[n]]);
         out.m[v * P + n] = g[n] * mass;
         out.left_out[v * R + r] += mass;
       }
@@ -49,19 +54,20 @@ Program keep_tiles(Shape s, Blocks b, KeepRule rule) {
   Axis B = p.axis("B", vocabulary_blocks(s, b)), P = p.axis("P"), R = p.axis("R"), T = p.axis("T");
   Tensor block_lse = p.input("block_lse", f32, {B, P}), lse = p.input("lse", f32, {T});
   Tensor rows = p.input("rows", i64, {P}), target = p.input("target", i32, {P}), g = p.input("g", f32, {P});
+  Tensor from = p.input("from", i64, {P});
   Tensor keep = p.output("keep", i32, {B, R}), left_out = p.output("left_out", f32, {B, R}), m;
   if (rule.correct) m = p.output("m", s.dtype, {B, P});
 
   Block v = p.parallel(B, 16), n = p.parallel(P, b.n);
-  Tile r = load(rows, n, fill(-1)), y = cast(load(target, n, fill(-1)), i64);
-  Tile row_g = where(r >= 0, load(g, n), 0), size = max(row_g, -row_g);
-  Tile mass = exp(load(block_lse, v, n, fill(-inf)) - load(lse, r, fill(inf)));
-  Tile small = size * mass < rule.eps * size, holds = y >= 0 && y / b.v == v.index();
-  Tile asked = reduce_any(row_g != 0 && (holds || !small), P);
+  Tile r = load(rows, n, fill(-1));
+  const Asking row(b, rule, r, load(target, n, fill(-1)), load(g, n),
+                   load(block_lse, v, load(from, n, fill(-1)), fill(-inf)), load(lse, r, fill(inf)), v);
+  Tile asked = reduce_any(row.asks, P), lost = reduce_sum(where(row.g == 0, 0, row.mass), P);
+  if (rule.together > 0) asked = asked || lost >= rule.together;
   store(keep, v, n.number(), where(asked, 1, full(v, 0, i32)));
-  Tile nothing = asked || row_g == 0;
-  store(left_out, v, n.number(), reduce_sum(where(nothing, 0, mass), P));
-  if (rule.correct) store(m, v, n, cast(where(nothing, 0, mass * row_g), s.dtype));
+  store(left_out, v, n.number(), where(asked, 0, lost));
+  Tile nothing = asked || row.g == 0;
+  if (rule.correct) store(m, v, n, cast(where(nothing, 0, row.mass * row.g), s.dtype));
   return p.finish();
 }
 

@@ -33,6 +33,8 @@ enum class BlockStatistic : std::uint8_t { none, lse, largest };
 struct KeepRule {
   double eps = 0;
   bool correct = true;  // say what dropped tiles leave out
+  double together = 0;  // a tile is kept as well if the masses of its rows add up to this; 0: not looked at
+  bool group = true;    // rows that ask for the same blocks are to lie together
 };
 /// Which gradients leave out tiles that are not kept.
 struct Sides {
@@ -130,8 +132,8 @@ Program sum_dc(Shape s, DType out, bool accumulate, std::int64_t block_s, std::i
 // ---- the choice of tiles (keep_tiles.cpp), B blocks of V and R of rows; arrays over P go on past the rows with a
 // label
 
-/// block_lse [B, P], lse [T], rows, target, g [P] -> keep [B, R] i32; left_out [B, R] f32, mass of the dropped; with
-/// `correct` m [B, P]: g mass where the tile is dropped, else 0.
+/// block_lse [B, P], lse [T], rows, target, g, from [P] -> keep [B, R] i32; left_out [B, R] f32, mass of the dropped;
+/// with `correct` m [B, P]: g mass where the tile is dropped, else 0. Row n is row from[n] of block_lse.
 Program keep_tiles(Shape s, Blocks b, KeepRule rule);
 /// cmean [B, D]: the mean row of c in each block, b.d of D at a time.
 Program block_means(Shape s, Blocks b);
@@ -139,6 +141,18 @@ Program block_means(Shape s, Blocks b);
 Program correct_e(Shape s, Blocks b);
 /// added [B, D] f32 = m e over the number of tokens in the block. e is compact.
 Program correct_c(Shape s, Blocks b);
+
+// ---- rows in an order in which those of a block ask for the same (group_rows.cpp); every row of P has a place
+
+/// block_lse, lse, rows, target, g as above, row n being row n of block_lse -> askers [B] i32.
+Program count_askers(Shape s, Blocks b, KeepRule rule);
+/// The same and askers -> rating [P] i32: P + 1 less the rows that ask for the rarest block that the row asks for; 0 if
+/// it asks for none, -1 if there is no row. If rows are not grouped rows alone -> rating 0 or -1, which moves none.
+Program rate_rows(Shape s, Blocks b, KeepRule rule);
+/// rating [P], of_all [P] the same -> place [P] i64: those with the highest first, equal ones as they are.
+Program place_rows();
+/// place, rows, target, g [P] -> moved_rows, moved_target, moved_g, from [P].
+Program move_rows();
 
 // ---- lists of the kept (select_tiles.cpp): tiles are items, numbered through the whole vocabulary; Q = B + 1
 

@@ -57,6 +57,13 @@ struct KeptTiles {
   Doubles m, left_out;     // [B, P], [B, R]
 };
 KeptTiles reference_keep_tiles(Shape s, Blocks b, KeepRule rule, const Doubles& block_lse, const Doubles& lse,
-                               const Rows& rows, const Labels& target, const Doubles& g);
+                               const Rows& rows, const Labels& target, const Doubles& g, const Rows& from);
+struct GroupedRows {
+  Rows askers;    // [B]
+  Labels rating;  // [P]
+  Rows from;      // [P]
+};
+GroupedRows reference_group_rows(Shape s, Blocks b, KeepRule rule, const Doubles& block_lse, const Doubles& lse,
+                                 const Rows& rows, const Labels& target, const Doubles& g);
 
 }  // namespace kerf::kernels

@@ -74,6 +74,7 @@ inline Expected filtered_loops(const LossCase& x, std::int64_t block, double eps
   Doubles p(static_cast<std::size_t>(N * V), 0), mass(static_cast<std::size_t>(N * B), 0), size(p.size()),
       largest(mass);
   std::vector<bool> keep(static_cast<std::size_t>(B));
+  Doubles together(static_cast<std::size_t>(B), 0);
   const auto upstream = [&](std::int64_t n) {
     const bool none = x.desc.reduction == Reduction::none;
     return none ? x.grad[n] : x.desc.reduction == Reduction::mean ? x.grad[0] / valid : x.grad[0];
@@ -90,9 +91,13 @@ inline Expected filtered_loops(const LossCase& x, std::int64_t block, double eps
     }
     if (upstream(n) == 0) continue;
     const Doubles& known = x.desc.filter == Filter::largest ? largest : mass;
-    for (std::int64_t b = 0; b < B; ++b)
+    for (std::int64_t b = 0; b < B; ++b) {
       if (known[n * B + b] >= eps || block_of[x.label[n]] == b) keep[b] = true;
+      together[b] += mass[n * B + b];
+    }
   }
+  for (std::int64_t b = 0; b < B; ++b)
+    if (x.desc.filter != Filter::largest && together[b] >= 16 * eps) keep[b] = true;
   for (std::int64_t n = 0; n < N; ++n) {
     const std::int64_t y = x.label[n];
     if (y < 0) continue;

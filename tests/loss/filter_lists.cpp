@@ -324,9 +324,11 @@ TEST_CASE("masses to lists: every row's target and what is not finite is kept, r
     const Shape s{.vocabulary = V, .hidden = 8, .dtype = bf16, .compact = true};
     Array block_lse(f32, {B, P}), lse(f32, {P}), rows(i64, {P}), target(i32, {P}), g(f32, {P});
     Array keep(i32, {B, R}), left_out(f32, {B, R}), m(bf16, {B, P});
+    Array from(i64, {P});
     const double spread = 20 * random.uniform();
     for (std::int64_t n = 0; n < P; ++n) {
       rows.set(n, static_cast<double>(n < valid ? n : -1));
+      from.set(n, static_cast<double>(n));
       target.set(n, static_cast<double>(n < valid ? random.integer(0, V - 1) : -1));
       lse.set(n, 10 * random.normal());
       g.set(n, seed % 3 == 0 || random.integer(0, 3) == 0 ? 0 : random.normal());
@@ -345,6 +347,7 @@ TEST_CASE("masses to lists: every row's target and what is not finite is kept, r
                     {"rows", &rows},
                     {"target", &target},
                     {"g", &g},
+                    {"from", &from},
                     {"keep", &keep},
                     {"left_out", &left_out},
                     {"m", &m}}});

@@ -67,6 +67,8 @@ TEST_CASE("keep_tiles: a tile is kept if a row asks for it; the others' masses a
         Random random(3 + static_cast<std::uint64_t>(special));
         Array block_lse(f32, {B, P}), lse = normal(random, f32, {T}), rows(i64, {P}), target(i32, {P});
         Array g = normal(random, f32, {P}), keep(i32, {B, R}), left_out(f32, {B, R}), m(dtype, {B, P});
+        const Rows from_list = shuffled(random, P);
+        Array from = array_of(i64, from_list);
         const std::int64_t valid = 70;
         Rows row_list;
         Labels labels;
@@ -80,7 +82,7 @@ TEST_CASE("keep_tiles: a tile is kept if a row asks for it; the others' masses a
             double x = (n < valid ? lse[row_list.back()] : 0) - 12 * random.uniform();
             if (special && random.integer(0, 60) == 0)
               x = random.integer(0, 1) ? -inf : random.integer(0, 1) ? inf : not_a_number;
-            block_lse.set(v * P + n, n < valid ? x : not_a_number);
+            block_lse.set(v * P + from_list[static_cast<std::size_t>(n)], n < valid ? x : not_a_number);
           }
         }
         if (special) {  // each in a block of rows of its own
@@ -89,15 +91,15 @@ TEST_CASE("keep_tiles: a tile is kept if a row asks for it; the others' masses a
           g.set(50, not_a_number), g.set(66, inf);
         }
         for (std::int64_t n = valid; n < P; ++n) g.set(n, not_a_number);  // nobody wrote those
-        const KeepRule rule{.eps = 0x1p-9, .correct = correct};
+        const KeepRule rule{.eps = 0x1p-9, .correct = correct, .together = special ? 0 : 0x1p-7};
         const KeptTiles want =
-            reference_keep_tiles(s, b, rule, block_lse.values(), lse.values(), row_list, labels, g.values());
+            reference_keep_tiles(s, b, rule, block_lse.values(), lse.values(), row_list, labels, g.values(), from_list);
         std::int64_t kept = std::count(want.keep.begin(), want.keep.end(), true);
         CHECK(kept > 0);
         CHECK(kept < B * R);
-        NamedArrays all = {{"block_lse", &block_lse}, {"lse", &lse}, {"rows", &rows},
-                           {"target", &target},       {"g", &g},     {"keep", &keep},
-                           {"left_out", &left_out}};
+        NamedArrays all = {{"block_lse", &block_lse}, {"lse", &lse},  {"rows", &rows},
+                           {"target", &target},       {"g", &g},      {"keep", &keep},
+                           {"left_out", &left_out},   {"from", &from}};
         if (correct) all.emplace_back("m", &m);
         on_each_backend(keep_tiles(s, b, rule), {.arrays = all}, [&] {
           for (std::int64_t i = 0; i < B * R; ++i) CHECK(keep[i] == (want.keep[static_cast<std::size_t>(i)] ? 1 : 0));
@@ -108,12 +110,79 @@ TEST_CASE("keep_tiles: a tile is kept if a row asks for it; the others' masses a
       }
 }
 
+TEST_CASE("group_rows: rows go by the rarest block that they ask for, those without a label come last") {
+  const Shape s{.vocabulary = 75, .hidden = 21, .dtype = f32, .compact = true};
+  const Blocks b{.n = 16, .v = 8, .d = 16, .split = 1};
+  const KeepRule rule{.eps = 0x1p-5};
+  const std::int64_t B = 10, P = 300, T = 350;
+  Random random(5);
+  Array block_lse(f32, {B, P}), lse = normal(random, f32, {T}), rows(i64, {P}), target(i32, {P});
+  Array g = normal(random, f32, {P}), askers(i32, {B}), rating(i32, {P}), place(i64, {P});
+  const std::int64_t valid = 270;
+  Rows row_list;
+  Labels labels;
+  for (std::int64_t n = 0; n < P; ++n) {
+    row_list.push_back(n < valid ? n + n / 7 : -1);
+    labels.push_back(n < valid ? static_cast<std::int32_t>(random.integer(0, 74)) : -1);
+    rows.set(n, static_cast<double>(row_list.back()));
+    target.set(n, labels.back());
+    if (n % 9 == 4) g.set(n, n % 2 ? 0.0 : -0.0);
+    if (n == 100 || n >= valid) g.set(n, not_a_number);
+    for (std::int64_t v = 0; v < B; ++v) {
+      // Low blocks are asked for by many.
+      const double x = (n < valid ? lse[row_list.back()] : 0) - 1 - (2 + static_cast<double>(v)) * random.uniform();
+      block_lse.set(v * P + n, n >= valid || (n == 200 && v == 3) ? not_a_number : x);
+    }
+  }
+  const GroupedRows want =
+      reference_group_rows(s, b, rule, block_lse.values(), lse.values(), row_list, labels, g.values());
+  CHECK(want.rating[static_cast<std::size_t>(want.from[0])] > want.rating[static_cast<std::size_t>(want.from[200])]);
+  const NamedArrays asked = {{"block_lse", &block_lse}, {"lse", &lse}, {"rows", &rows},
+                             {"target", &target},       {"g", &g},     {"askers", &askers}};
+  on_each_backend(count_askers(s, b, rule), {.arrays = asked}, [&] {
+    for (std::int64_t v = 0; v < B; ++v)
+      CHECK(askers[v] == static_cast<double>(want.askers[static_cast<std::size_t>(v)]));
+  });
+  NamedArrays rated = asked;
+  rated.emplace_back("rating", &rating);
+  on_each_backend(rate_rows(s, b, rule), {.arrays = rated}, [&] {
+    for (std::int64_t n = 0; n < P; ++n) CHECK(rating[n] == want.rating[static_cast<std::size_t>(n)]);
+  });
+  on_each_backend(place_rows(), {.arrays = {{"rating", &rating}, {"of_all", &rating}, {"place", &place}}}, [&] {
+    for (std::int64_t i = 0; i < P; ++i) CHECK(place[want.from[static_cast<std::size_t>(i)]] == static_cast<double>(i));
+  });
+  Array alike(i32, {P});
+  on_each_backend(rate_rows(s, b, {.group = false}), {.arrays = {{"rows", &rows}, {"rating", &alike}}}, [&] {
+    for (std::int64_t n = 0; n < P; ++n) CHECK(alike[n] == (n < valid ? 0 : -1));
+  });
+  Array from(i64, {P}), moved_rows(i64, {P}), moved_target(i32, {P}), moved_g(f32, {P});
+  on_each_backend(move_rows(),
+                  {.arrays = {{"place", &place},
+                              {"rows", &rows},
+                              {"target", &target},
+                              {"g", &g},
+                              {"from", &from},
+                              {"moved_rows", &moved_rows},
+                              {"moved_target", &moved_target},
+                              {"moved_g", &moved_g}}},
+                  [&] {
+                    for (std::int64_t i = 0; i < P; ++i) {
+                      const std::int64_t n = want.from[static_cast<std::size_t>(i)];
+                      CHECK(from[i] == static_cast<double>(n));
+                      CHECK(moved_rows[i] == rows[n]);
+                      CHECK(moved_target[i] == target[n]);
+                      CHECK((std::isnan(g[n]) ? std::isnan(moved_g[i]) : moved_g[i] == g[n]));
+                      CHECK((moved_rows[i] < 0) == (i >= valid));
+                    }
+                  });
+}
+
 TEST_CASE("keep_tiles: the least gradients, the threshold itself and 1") {
   const Shape s{.vocabulary = 8, .hidden = 4, .dtype = f32, .compact = true};
   const Blocks b{.n = 1, .v = 4, .d = 4, .split = 1};
   const std::int64_t P = 6;
   Array block_lse(f32, {2, P}), lse(f32, {P}), rows(i64, {P}), target(i32, {P}), g(f32, {P});
-  Array keep(i32, {2, P}), left_out(f32, {2, P}), m(f32, {2, P});
+  Array keep(i32, {2, P}), left_out(f32, {2, P}), m(f32, {2, P}), from = array_of(i64, {0, 1, 2, 3, 4, 5});
   const double masses[P] = {1, 0.5, 0.25, 0.499, 1, 0}, gs[P] = {1, -3, 1, 1, 0x1p-149, 1};
   for (std::int64_t n = 0; n < P; ++n) {
     rows.set(n, static_cast<double>(n));
@@ -130,6 +199,7 @@ TEST_CASE("keep_tiles: the least gradients, the threshold itself and 1") {
                               {"rows", &rows},
                               {"target", &target},
                               {"g", &g},
+                              {"from", &from},
                               {"keep", &keep},
                               {"left_out", &left_out},
                               {"m", &m}}},
