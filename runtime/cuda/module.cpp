@@ -112,6 +112,7 @@ Module::Module(std::shared_ptr<const Device> device, const Translated& code, std
 std::optional<Translated> translate(const Device& device, const std::string& ptx, const std::string& name) {
   const Driver& d = device.driver();
   if (!d->cuLinkCreate_v2 || !d->cuLinkAddData_v2 || !d->cuLinkComplete || !d->cuLinkDestroy) return {};
+  if (ptx.find("wgmma") != std::string::npos || ptx.find("setmaxnreg") != std::string::npos) return {};
   const Current current(device);
   JitLog log;
   const Stopwatch watch;

@@ -31,7 +31,9 @@ struct Translated {
   std::string log;  // as Module's
   double ms = 0;    // that it took; 0: it was kept
 };
-/// Nothing where the driver has no linker or it refuses, whatever the reason: loading the PTX then tells it.
+/// Nothing where the driver has no linker or it refuses, whatever the reason: loading the PTX then tells it. Nor for
+/// code with warpgroup products: the linker translates it as a part of something larger, ignores setmaxnreg (C7504) and
+/// runs the products one by one (C7509), which took 15 times as long.
 std::optional<Translated> translate(const Device& device, const std::string& ptx, const std::string& name);
 
 class Module {

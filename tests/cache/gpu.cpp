@@ -107,6 +107,15 @@ TEST_CASE("cache cuda: without a linker, or where it refuses, PTX is loaded") {
   CHECK(ptx_and_cubins(at / "kerf") == std::pair{1, 0});
 }
 
+TEST_CASE("cache cuda: code with warpgroup products is translated as it is loaded, whole") {
+  const Fake fake("9.0");
+  const auto device = cuda::Device::open(0);
+  CHECK(cuda::translate(*device, ".version 8.3\n.target sm_90a\n// nothing\n", "some"));
+  CHECK(!cuda::translate(*device, ".version 8.3\n.target sm_90a\nwgmma.fence.sync.aligned;\n", "some"));
+  CHECK(!cuda::translate(*device, ".version 8.3\n.target sm_90a\nsetmaxnreg.dec.sync.aligned.u32 32;\n", "some"));
+  CHECK(fake->calls["cuLinkCreate_v2"] == 1);
+}
+
 TEST_CASE("cache cuda: PTX that the driver does not translate is told by the driver's own error") {
   const NewFolder at;
   const Fake fake("8.0");
