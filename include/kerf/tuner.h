@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "kerf/kernel.h"
+#include "kerf/loss.h"
 #include "kerf/wisdom.h"
 
 namespace [[gnu::visibility("default")]] kerf {
@@ -107,7 +108,10 @@ struct TuneProgress {
 struct TuneOptions {
   double seconds = 10;          // of each search; 0: nothing is measured
   std::int64_t candidates = 0;  // most that are taken up; 0: 32
-  std::stop_token stop = {};    // what is known then is reported
+  /// Bytes that inputs, outputs and workspace may take where the kernels compute; 0: 2 GiB on the CPU, on a GPU half of
+  /// what is free.
+  std::size_t memory = 0;
+  std::stop_token stop = {};  // what is known then is reported
   std::function<void(const TuneProgress&)> progress = {};
   /// Records are appended there as soon as they are known, and what it holds of the same key and machine is not
   /// measured again, but for finalists. Empty: nothing is read or written.
@@ -141,6 +145,17 @@ struct ProgramTuning {
 /// Measures candidates of a program on the CPU. Outputs are filled with NaN before each candidate's answer is looked
 /// at. Throws UsageError where the default is not of the space or arguments do not fit.
 TuneReport tune(const ProgramTuning& tuning, const TuneOptions& options = {});
+
+/// What tune_loss measured, by parts: "forward", "backward", and of a plan that filters "filtered", the forward and
+/// backward of calls with block_lse together.
+struct LossTuning {
+  std::vector<TuneReport> parts = {};
+};
+/// Measures the blocks of a plan for `tokens`, rounded up to their bucket, on random input made for it: the parts share
+/// options.seconds, and what it takes to make the input comes on top. With options.wisdom plans that read that file
+/// find the choice. Of desc the shapes, dtype, device, strategy, filter, workspace_limit and threads count. Throws
+/// UsageError where there can be no such plan, DeviceError where the device is not there or memory is short.
+LossTuning tune_loss(const PlanDesc& desc, std::int64_t tokens, const TuneOptions& options = {});
 
 /// Where measurements of this process are valid: the processor and the number of cores, or a GPU with its driver.
 WisdomValidators validators_of(Device device = {});

@@ -1,0 +1,220 @@
+#include "runtime/tuner/loss_problem.h"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstring>
+#include <numeric>
+
+namespace kerf::runtime {
+
+namespace {
+
+constexpr std::int64_t sampled = 64;        // rows, and columns
+constexpr double products_of_thread = 4e9;  // of sampled rows with the vocabulary: about a second
+constexpr float deviation = 2;              // of the logits
+constexpr float slope = 1.2F;               // of their bias over the logarithm of the rank
+
+/// splitmix64: numbers by seed and place, so that threads can share the work.
+class Random {
+ public:
+  Random(std::uint64_t stream, std::uint64_t row) : state_(mix(stream * 0x9e3779b97f4a7c15U + mix(row + 1))) {}
+  std::uint64_t bits() { return mix(state_ += 0x9e3779b97f4a7c15U); }
+  /// Mean 0, deviation 1, within +-3.5.
+  float bell() {
+    const std::uint64_t b = bits();
+    const std::uint64_t sum = (b & 0xffff) + ((b >> 16) & 0xffff) + ((b >> 32) & 0xffff) + (b >> 48);
+    return (static_cast<float>(sum) - 131070.0F) * (1.7320508F / 65536);
+  }
+  double uniform() { return static_cast<double>(bits() >> 11) * 0x1p-53; }
+
+ private:
+  static std::uint64_t mix(std::uint64_t x) {
+    x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9U;
+    x = (x ^ (x >> 27)) * 0x94d049bb133111ebU;
+    return x ^ (x >> 31);
+  }
+  std::uint64_t state_;
+};
+
+void store(const std::vector<float>& row, DType dtype, std::byte* to) {
+  if (dtype == f32) {
+    std::memcpy(to, row.data(), row.size() * sizeof(float));
+    return;
+  }
+  for (std::size_t i = 0; i < row.size(); ++i) {
+    const std::uint16_t bits = dtype == bf16 ? to_bf16(row[i]) : to_f16(row[i]);
+    std::memcpy(to + 2 * i, &bits, 2);
+  }
+}
+
+void load(const std::byte* from, DType dtype, std::vector<float>& row) {
+  if (dtype == f32) {
+    std::memcpy(row.data(), from, row.size() * sizeof(float));
+    return;
+  }
+  for (std::size_t i = 0; i < row.size(); ++i) {
+    std::uint16_t bits = 0;
+    std::memcpy(&bits, from + 2 * i, 2);
+    row[i] = dtype == bf16 ? from_bf16(bits) : from_f16(bits);
+  }
+}
+
+/// Sums of a few hundred products in f32, those in double.
+double dot(const float* a, const float* b, std::size_t n) {
+  constexpr std::size_t lanes = 16, run = 256;
+  double sum = 0;
+  for (std::size_t begin = 0; begin < n; begin += run) {
+    const std::size_t end = std::min(begin + run, n);
+    std::array<float, lanes> part{};
+    std::size_t i = begin;
+    for (; i + lanes <= end; i += lanes)
+      for (std::size_t j = 0; j < lanes; ++j) part[j] += a[i + j] * b[i + j];
+    for (; i < end; ++i) part[i % lanes] += a[i] * b[i];
+    sum += std::accumulate(part.begin(), part.end(), 0.0);
+  }
+  return sum;
+}
+
+/// The token of a rank: alike ranks lie apart.
+std::int64_t token_of(std::int64_t rank, std::int64_t vocabulary) {
+  std::int64_t step = vocabulary * 61 / 100 + 1;
+  while (std::gcd(step, vocabulary) != 1) ++step;
+  return static_cast<std::int64_t>(static_cast<__int128>(rank) * step % vocabulary);
+}
+
+class Matrix {
+ public:
+  Matrix(const std::byte* data, std::int64_t columns, DType dtype)
+      : data_(data), row_bytes_(columns * size_of(dtype)), dtype_(dtype) {}
+  void row(std::int64_t i, std::vector<float>& to) const { load(data_ + i * row_bytes_, dtype_, to); }
+
+ private:
+  const std::byte* data_;
+  std::int64_t row_bytes_;
+  DType dtype_;
+};
+
+}  // namespace
+
+LossProblem make_problem(std::int64_t tokens, std::int64_t hidden, std::int64_t vocabulary, DType dtype,
+                         ThreadPool& pool) {
+  LossProblem p{.tokens = tokens, .hidden = hidden, .vocabulary = vocabulary, .dtype = dtype};
+  p.e.reset(new std::byte[std::max<std::size_t>(p.bytes_of_e(), 1)]);
+  p.c.reset(new std::byte[p.bytes_of_c()]);
+  const std::int64_t row_bytes = hidden * size_of(dtype);
+  const auto width = static_cast<std::size_t>(hidden);
+  const float scale = deviation / std::sqrt(static_cast<float>(hidden));
+  // The first coordinate of e is 1 and carries the bias.
+  pool.run(tokens, [&](std::int64_t begin, std::int64_t end, int) {
+    std::vector<float> row(width);
+    for (std::int64_t n = begin; n < end; ++n) {
+      Random random(1, static_cast<std::uint64_t>(n));
+      for (float& x : row) x = random.bell();
+      row[0] = 1;
+      store(row, dtype, p.e.get() + n * row_bytes);
+    }
+  });
+  pool.run(vocabulary, [&](std::int64_t begin, std::int64_t end, int) {
+    std::vector<float> row(width);
+    for (std::int64_t rank = begin; rank < end; ++rank) {
+      Random random(2, static_cast<std::uint64_t>(rank));
+      for (float& x : row) x = scale * random.bell();
+      row[0] = -slope * std::log(static_cast<float>(rank + 1));
+      store(row, dtype, p.c.get() + token_of(rank, vocabulary) * row_bytes);
+    }
+  });
+  p.target.resize(static_cast<std::size_t>(tokens));
+  for (std::size_t n = 0; n < p.target.size(); ++n) {
+    const double u = Random(3, n).uniform();
+    const auto rank = static_cast<std::int64_t>(std::pow(static_cast<double>(vocabulary), u)) - 1;
+    p.target[n] = token_of(std::clamp<std::int64_t>(rank, 0, vocabulary - 1), vocabulary);
+  }
+  return p;
+}
+
+LossReference reference_rows(const LossProblem& p, ThreadPool& pool) {
+  LossReference r;
+  const auto D = static_cast<std::size_t>(p.hidden);
+  const double each = static_cast<double>(p.vocabulary) * static_cast<double>(p.hidden);
+  const auto affordable = std::max<std::int64_t>(8, static_cast<std::int64_t>(products_of_thread * pool.size() / each));
+  const std::int64_t count = std::min({sampled, affordable, p.tokens});
+  for (std::int64_t i = 0; i < count; ++i) {
+    const std::int64_t n = i * p.tokens / count;
+    r.rows.push_back(n);
+    if (i % 2 == 0) r.columns.push_back(p.target[static_cast<std::size_t>(n)]);
+  }
+  for (std::int64_t i = 0; i < sampled / 2; ++i)
+    r.columns.push_back(static_cast<std::int64_t>(Random(4, static_cast<std::uint64_t>(i)).bits() %
+                                                  static_cast<std::uint64_t>(p.vocabulary)));
+  std::sort(r.columns.begin(), r.columns.end());
+  r.columns.erase(std::unique(r.columns.begin(), r.columns.end()), r.columns.end());
+
+  const auto R = r.rows.size();
+  const Matrix e(p.e.get(), p.hidden, p.dtype), c(p.c.get(), p.hidden, p.dtype);
+  std::vector<std::vector<float>> rows(R, std::vector<float>(D));
+  for (std::size_t i = 0; i < R; ++i) e.row(r.rows[i], rows[i]);
+  std::vector<float> z(R * static_cast<std::size_t>(p.vocabulary));
+  const auto V = static_cast<std::size_t>(p.vocabulary);
+  pool.run(p.vocabulary, [&](std::int64_t begin, std::int64_t end, int) {
+    std::vector<float> token(D);
+    for (std::int64_t v = begin; v < end; ++v) {
+      c.row(v, token);
+      for (std::size_t i = 0; i < R; ++i)
+        z[i * V + static_cast<std::size_t>(v)] = static_cast<float>(dot(rows[i].data(), token.data(), D));
+    }
+  });
+  for (std::size_t i = 0; i < R; ++i) {
+    const float* of = z.data() + i * V;
+    const double largest = *std::max_element(of, of + V);
+    double sum = 0;
+    for (std::size_t v = 0; v < V; ++v) sum += std::exp(of[v] - largest);
+    r.lse.push_back(largest + std::log(sum));
+    r.loss.push_back(r.lse.back() - of[p.target[static_cast<std::size_t>(r.rows[i])]]);
+  }
+  // Each thread sums a share of the vocabulary.
+  std::vector<std::vector<double>> sums(static_cast<std::size_t>(pool.size()));
+  pool.run(p.vocabulary, [&](std::int64_t begin, std::int64_t end, int thread) {
+    std::vector<double>& sum = sums[static_cast<std::size_t>(thread)];
+    sum.resize(R * D);
+    std::vector<float> token(D);
+    for (std::int64_t v = begin; v < end; ++v) {
+      c.row(v, token);
+      for (std::size_t i = 0; i < R; ++i) {
+        const bool hit = p.target[static_cast<std::size_t>(r.rows[i])] == v;
+        const double g = std::exp(z[i * V + static_cast<std::size_t>(v)] - r.lse[i]) - (hit ? 1 : 0);
+        for (std::size_t d = 0; d < D; ++d) sum[i * D + d] += g * token[d];
+      }
+    }
+  });
+  r.de.assign(R * D, 0);
+  for (const std::vector<double>& sum : sums)
+    for (std::size_t i = 0; i < sum.size(); ++i) r.de[i] += sum[i];
+  return r;
+}
+
+void expect_columns(LossReference& r, const LossProblem& p, const std::vector<float>& lse, ThreadPool& pool) {
+  const auto D = static_cast<std::size_t>(p.hidden), C = r.columns.size();
+  const Matrix e(p.e.get(), p.hidden, p.dtype), c(p.c.get(), p.hidden, p.dtype);
+  std::vector<std::vector<float>> columns(C, std::vector<float>(D));
+  for (std::size_t i = 0; i < C; ++i) c.row(r.columns[i], columns[i]);
+  std::vector<std::vector<double>> sums(static_cast<std::size_t>(pool.size()));
+  pool.run(p.tokens, [&](std::int64_t begin, std::int64_t end, int thread) {
+    std::vector<double>& sum = sums[static_cast<std::size_t>(thread)];
+    sum.resize(C * D);
+    std::vector<float> row(D);
+    for (std::int64_t n = begin; n < end; ++n) {
+      e.row(n, row);
+      for (std::size_t i = 0; i < C; ++i) {
+        const auto at = static_cast<std::size_t>(n);
+        const double g = std::exp(dot(row.data(), columns[i].data(), D) - lse[at]) - (p.target[at] == r.columns[i]);
+        for (std::size_t d = 0; d < D; ++d) sum[i * D + d] += g * row[d];
+      }
+    }
+  });
+  r.dc.assign(C * D, 0);
+  for (const std::vector<double>& sum : sums)
+    for (std::size_t i = 0; i < sum.size(); ++i) r.dc[i] += sum[i];
+}
+
+}  // namespace kerf::runtime

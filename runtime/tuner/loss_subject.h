@@ -1,0 +1,87 @@
+// A part of the loss as the subject of a search: a candidate is a plan with its blocks, a run is a call of that plan.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "kerf/loss.h"
+#include "runtime/loss_parts.h"
+#include "runtime/tuner/loss_problem.h"
+#include "runtime/tuner/place.h"
+#include "runtime/tuner/search.h"
+
+namespace kerf::runtime {
+
+/// What the parts of one tuning share: the problem, where it lies, what it must come out as.
+class LossBench {
+ public:
+  /// `memory`: bytes at most, 0: Place::default_limit. Throws DeviceError where that is too little.
+  LossBench(const PlanDesc& desc, std::int64_t tokens, std::size_t memory, std::shared_ptr<CodeCache> cache);
+
+  const PlanDesc& desc() const { return desc_; }
+  std::int64_t tokens() const { return problem_.tokens; }
+  const std::shared_ptr<ThreadPool>& pool() const { return pool_; }
+  const std::shared_ptr<CodeCache>& cache() const { return cache_; }
+  Place& place() { return place_; }
+  LossReference& reference() { return reference_; }
+  /// What the model needs to know.
+  Machine machine() const;
+
+  /// Which calls are made: of both directions the backward goes by what the forward left.
+  struct Calls {
+    bool forward = false, backward = false, block_lse = false, stash = false;
+  };
+  ForwardArgs forward_args(const Plan& plan, const Calls& calls);
+  BackwardArgs backward_args(const ForwardArgs& forward, const Calls& calls);
+  /// Fills outputs, block_lse and workspace with NaN.
+  void poison();
+  /// Leaves the lse of the default's forward for backwards, and what dc then must be. Throws InternalError where that
+  /// forward is wrong.
+  void begin_backward();
+  /// What is wrong with lse and loss, or with de and dc; empty: nothing.
+  std::string wrong_forward();
+  std::string wrong_backward(double tolerance);
+
+ private:
+  /// At least so many bytes of workspace; DeviceError above the limit.
+  TensorRef workspace(std::size_t bytes);
+  void grow(Place::Memory& memory, std::size_t bytes, const char* what);
+  std::vector<double> rows_of(const Place::Memory& matrix, const std::vector<std::int64_t>& rows);
+
+  PlanDesc desc_;
+  std::shared_ptr<ThreadPool> pool_;
+  std::shared_ptr<CodeCache> cache_;
+  Place place_;
+  LossProblem problem_;
+  LossReference reference_;
+  std::size_t limit_, used_ = 0;
+  Place::Memory e_, c_, target_, grad_, loss_, lse_, de_, dc_, kept_lse_, block_lse_, stash_, workspace_;
+};
+
+class LossSubject : public TuneSubject {
+ public:
+  /// `others`: the blocks of the parts that are not tuned.
+  LossSubject(LossBench& bench, LossPart part, const LossPoints& others);
+
+  std::optional<KernelResources> compile(const TunePoint& point) override;
+  std::string check(const TunePoint& point) override;
+  double run(const TunePoint& point) override;
+  void forget(const TunePoint& point) override;
+  bool overlaps() const override { return bench_.desc().device.type == DeviceType::cuda; }
+
+ private:
+  Plan& plan(const TunePoint& point);
+
+  LossBench& bench_;
+  LossPart part_;
+  LossBench::Calls calls_;
+  LossPoints others_;
+  std::mutex mutex_;
+  std::map<TunePoint, std::unique_ptr<Plan>> plans_;
+};
+
+}  // namespace kerf::runtime

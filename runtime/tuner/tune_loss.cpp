@@ -1,0 +1,66 @@
+// The parts of the loss, one search after the other.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+
+#include "kerf/error.h"
+#include "runtime/tuner/loss_subject.h"
+
+namespace kerf {
+
+namespace {
+
+using runtime::LossPart;
+
+std::vector<LossPart> parts_of(const PlanDesc& desc) {
+  if (desc.device.type == DeviceType::cpu && desc.strategy == Strategy::dense)
+    throw UsageError("tune_loss: strategy is dense, whose blocks on the cpu are fixed; tune exact_recompute");
+  std::vector<LossPart> parts = {LossPart::forward, LossPart::backward};
+  if (runtime::has_part(desc, LossPart::filtered)) parts.push_back(LossPart::filtered);
+  return parts;
+}
+
+runtime::TuneTask task_of(const runtime::LossBench& bench, LossPart part, const std::string& wisdom) {
+  const PlanDesc& desc = bench.desc();
+  const Target target = runtime::target_of(desc);
+  const std::int64_t tokens = bench.tokens();
+  runtime::TuneTask task;
+  task.key = runtime::loss_key(desc, target, part, tokens, bench.pool()->size());
+  task.validators = validators_of(desc.device);
+  task.space = runtime::loss_space(desc, target, part);
+  task.standard = runtime::default_point(desc, target, part, tokens);
+  task.predicted_ms = [=, machine = bench.machine()](const TunePoint& p) {
+    return runtime::predicted_ms(desc, target, machine, part, tokens, p);
+  };
+  WisdomLayers layers = WisdomLayers::open();
+  if (!wisdom.empty()) layers.put_first(wisdom, Wisdom::load(wisdom).wisdom);
+  constexpr std::size_t most_seeds = 4;
+  for (const WisdomParameters& p : layers.seeds(task.key, task.validators))
+    if (const auto point = from_wisdom(p); point && task.seeds.size() < most_seeds) task.seeds.push_back(*point);
+  return task;
+}
+
+}  // namespace
+
+LossTuning tune_loss(const PlanDesc& desc, std::int64_t tokens, const TuneOptions& options) {
+  if (tokens < 1) throw UsageError(fmt::format("tune_loss: {} tokens; tune for at least one", tokens));
+  const std::vector<LossPart> parts = parts_of(desc);
+  runtime::LossBench bench(desc, token_bucket(tokens), options.memory, nullptr);
+  LossTuning tuning;
+  runtime::LossPoints chosen;
+  double left = options.seconds;
+  for (std::size_t i = 0; i < parts.size(); ++i) {
+    TuneOptions of_part = options;
+    of_part.seconds = left / static_cast<double>(parts.size() - i);
+    runtime::LossSubject subject(bench, parts[i], chosen);
+    const TuneReport& report =
+        tuning.parts.emplace_back(runtime::search(task_of(bench, parts[i], options.wisdom), subject, of_part));
+    left = std::max(0.0, left - report.seconds);
+    if (report.winner) chosen.of(parts[i]) = report.candidates[*report.winner].point;
+    if (report.stopped == "interrupt" || report.stopped == "fault") break;
+  }
+  return tuning;
+}
+
+}  // namespace kerf
