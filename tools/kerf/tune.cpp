@@ -1,0 +1,208 @@
+// kerf tune: finds the blocks that make a loss fast on this machine, and keeps them as wisdom.
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <cstdio>
+#include <filesystem>
+#include <fstream>
+#include <stop_token>
+#include <thread>
+
+#include "kerf/error.h"
+#include "tools/kerf/tune_study.h"
+#include "tools/kerf/verbs.h"
+#include "tools/support/models.h"
+#include "tools/support/progress.h"
+
+namespace kerf::tools {
+namespace {
+
+struct TuneVerb {
+  InputOptions input;
+  std::vector<std::int64_t> tokens;
+  double budget = 20;
+  std::int64_t candidates = 0;
+  double memory_mib = 0;
+  std::string wisdom, out;
+  bool dry_run = false, again = false, json = false;
+};
+
+/// Asks the search to end once Ctrl-C has come.
+class StopOnInterrupt {
+ public:
+  StopOnInterrupt()
+      : watch_([this](const std::stop_token& done) {
+          while (!done.stop_requested() && !interrupt_.arrived())
+            std::this_thread::sleep_for(std::chrono::milliseconds(20));
+          if (interrupt_.arrived()) stop_.request_stop();
+        }) {}
+  std::stop_token token() const { return stop_.get_token(); }
+  bool arrived() const { return interrupt_.arrived(); }
+
+ private:
+  CaughtInterrupt interrupt_;
+  std::stop_source stop_;
+  std::jthread watch_;  // last: it looks at the others
+};
+
+/// One line on standard error, where somebody is watching.
+class StatusLine {
+ public:
+  ~StatusLine() { clear(); }
+  void show(const TuneProgress& p) {
+    if (!watched_) return;
+    std::string text = fmt::format("{} {} {}/{}, {:.1f} s", p.part, p.step, p.done, p.candidates, p.seconds);
+    if (p.best) text += fmt::format(", best {:.4g} ms: {}", p.best_ms, describe(*p.best));
+    if (p.standard_ms > 0) text += fmt::format(" (default {:.4g} ms)", p.standard_ms);
+    fmt::print(stderr, "\r\033[K{}", text.substr(0, 118));
+    std::fflush(stderr);
+    drawn_ = true;
+  }
+  void clear() {
+    if (drawn_) fmt::print(stderr, "\r\033[K");
+    drawn_ = false;
+  }
+
+ private:
+  bool watched_ = isatty(STDERR_FILENO) == 1, drawn_ = false;
+};
+
+void print_part(const TuneReport& r) {
+  const auto count = [&](WisdomStatus s) {
+    return std::count_if(r.candidates.begin(), r.candidates.end(),
+                         [&](const TuneCandidate& c) { return c.status == s; });
+  };
+  fmt::print("{:<9}", r.key.part);
+  if (r.winner) {
+    const TuneCandidate& best = r.candidates[*r.winner];
+    fmt::print("{:.4g} ms  {}\n", best.median_ms, describe(best.point));
+    if (r.standard == r.winner)
+      fmt::print("{:<9}the default{}\n", "", best.noisy ? "; something else ran meanwhile" : "");
+    else if (r.standard && r.candidates[*r.standard].median_ms > 0)
+      fmt::print("{:<9}default {:.4g} ms, {:.1f} % more{}\n", "", r.candidates[*r.standard].median_ms,
+                 100 * (r.candidates[*r.standard].median_ms / best.median_ms - 1),
+                 best.noisy ? "; something else ran meanwhile" : "");
+  } else {
+    fmt::print("nothing was measured that runs rightly\n");
+  }
+  fmt::print("{:<9}{} of {} candidates taken up, {} out by rules, {} given up, {} failed; {:.1f} s{}\n", "",
+             r.candidates.size(), r.space_size, r.pruned_count, count(WisdomStatus::slow),
+             std::ssize(r.candidates) - count(WisdomStatus::ok) - count(WisdomStatus::slow), r.seconds,
+             r.stopped.empty() ? "" : ", ended by " + r.stopped);
+  for (const TuneCandidate& c : r.candidates)
+    if (c.status == WisdomStatus::wrong || c.status == WisdomStatus::fault || c.status == WisdomStatus::timeout)
+      fmt::print("{:<9}{} {}: {}\n", "", name_of(c.status), describe(c.point), c.reason);
+}
+
+/// "study.json", or with several numbers of tokens "study.1024.json".
+std::string file_for(const TuneVerb& o, std::int64_t tokens) {
+  if (o.out.empty() || o.tokens.size() < 2) return o.out;
+  const std::filesystem::path path = o.out;
+  return (path.parent_path() / fmt::format("{}.{}{}", path.stem().string(), tokens, path.extension().string()))
+      .string();
+}
+
+int tune(const TuneVerb& o) {
+  TuneVerb v = o;
+  if (!v.input.shape.empty() && !v.tokens.empty())
+    throw UsageError("--tokens: --shape names the tokens already; leave one of the two out");
+  if (v.tokens.empty()) v.tokens = {v.input.tokens};
+  const std::string wisdom = v.dry_run ? "" : !v.wisdom.empty() ? v.wisdom : user_wisdom_file();
+  if (wisdom.empty() && !v.dry_run)
+    throw UsageError(
+        "there is no place for wisdom: HOME, XDG_DATA_HOME and KERF_WISDOM are not set; name a file with "
+        "--wisdom, or keep nothing with --dry-run");
+  if (!wisdom.empty())
+    if (const auto folder = std::filesystem::path(wisdom).parent_path(); !folder.empty())
+      std::filesystem::create_directories(folder);
+
+  const StopOnInterrupt interrupt;
+  StatusLine line;
+  bool failed = false;
+  nlohmann::ordered_json all = nlohmann::ordered_json::array();
+  for (const std::int64_t tokens : v.tokens) {
+    v.input.tokens = tokens;
+    const ProblemSpec spec = v.input.spec(0);
+    const auto start = std::chrono::steady_clock::now();
+    TuneStudy study{.desc = v.input.desc(spec), .tokens = spec.tokens, .level = {}, .tuning = {}};
+    study.level = level_of(study.desc);
+    study.budget_seconds = v.budget, study.budget_candidates = v.candidates;
+    TuneOptions options;
+    options.seconds = v.budget, options.candidates = v.candidates;
+    options.memory = static_cast<std::size_t>(v.memory_mib * (1 << 20));
+    options.stop = interrupt.token();
+    options.wisdom = wisdom, options.again = v.again;
+    options.progress = [&](const TuneProgress& p) { line.show(p); };
+    if (!v.json)
+      fmt::print("tune N={} D={} V={} {} on {}\n", token_bucket(std::max<std::int64_t>(1, spec.tokens)), spec.hidden,
+                 spec.vocabulary, name_of(spec.dtype), device_text(study.desc, ThreadPool(study.desc.threads).size()));
+    std::fflush(stdout);
+    study.tuning = tune_loss(study.desc, spec.tokens, options);
+    study.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    line.clear();
+    for (const TuneReport& r : study.tuning.parts) {
+      failed = failed || !r.winner;
+      if (!v.json) print_part(r);
+    }
+    const nlohmann::ordered_json json = to_json(study);
+    if (v.json) all.push_back(json);
+    if (const std::string file = file_for(v, tokens); !file.empty() && !(std::ofstream(file) << json.dump(1) << '\n'))
+      throw UsageError(fmt::format("--out {}: cannot be written", file));
+    if (interrupt.arrived()) break;
+  }
+  if (v.json)
+    print_json(all.size() == 1 ? all[0] : all);
+  else if (!wisdom.empty())
+    fmt::print("kept in {}\n", wisdom);
+  return interrupt.arrived() ? 130 : failed ? 1 : 0;
+}
+
+}  // namespace
+
+void add_tune(CLI::App& app, Run& run) {
+  CLI::App* verb = app.add_subcommand("tune", "measure which blocks make a loss fast here, and keep them as wisdom");
+  auto& o = options_of<TuneVerb>(*verb, run, tune);
+  InputOptions& in = o.input;
+  auto* by_shape = verb->add_option("--shape", in.shape, "tokens, hidden size and vocabulary: N,D,V");
+  auto* by_model =
+      verb->add_option("--model", in.model, "shape of a model: " + model_names() + ", or a transformers config.json");
+  by_model->excludes(by_shape);
+  verb->add_option("--tokens", o.tokens, "numbers of tokens, with --model: 512,1024,8192; each is rounded up")
+      ->delimiter(',')
+      ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 40));
+  verb->add_option("--dtype", in.dtype, "of e and c: f32, bf16 or f16")->capture_default_str();
+  verb->add_option("--device", in.device, "cpu, cuda or cuda:N")->capture_default_str();
+  verb->add_option("--arch", in.arch,
+                   "GPU: architecture to generate code for, as sm_80; the device's own if not given");
+  verb->add_option("--strategy", in.strategy,
+                   "automatic, exact_recompute, min_memory, filtered or exact_stash; on a GPU also dense")
+      ->capture_default_str();
+  in.add_filter_to(*verb);
+  verb->add_option("--workspace", in.workspace_mib, "MiB that the backward may ask for, as the plan will have it")
+      ->check(CLI::Range(0.0, 1e6));
+  verb->add_option("--threads", in.threads, "0: KERF_NUM_THREADS, or all processors")
+      ->capture_default_str()
+      ->check(CLI::Range(0, 4096));
+  verb->add_option("--budget", o.budget, "seconds to measure for, shared out between the parts")
+      ->capture_default_str()
+      ->check(CLI::Range(0.0, 1e6));
+  verb->add_option("--candidates", o.candidates, "most that are tried of a part; 0: 32")
+      ->capture_default_str()
+      ->check(CLI::Range(std::int64_t{0}, std::int64_t{100000}));
+  verb->add_option("--memory", o.memory_mib, "MiB that tuning may take; 0: 2048, on a GPU half of what is free")
+      ->check(CLI::Range(0.0, 1e7));
+  verb->add_option("--wisdom", o.wisdom, "file that records go to; the user's if not given");
+  verb->add_flag("--dry-run", o.dry_run, "keep nothing, and measure all anew");
+  verb->add_flag("--again", o.again, "measure again what is known");
+  verb->add_option("--out", o.out, "write all that was done to a file, for kerf report");
+  verb->add_flag("--json", o.json, "print the same");
+  verb->footer(
+      "Each record is kept as soon as it is known: Ctrl-C, or a machine that goes down, costs one candidate at most, "
+      "and\n"
+      "what is known is not measured again. Plans find the choice by themselves.\n"
+      "Example: kerf tune --model gpt2 --tokens 256,1024 --dtype bf16\n"
+      "Example: kerf tune --device cuda --model gemma2-2b --tokens 8192 --dtype bf16 --out study.json");
+}
+
+}  // namespace kerf::tools

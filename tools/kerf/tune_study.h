@@ -1,0 +1,25 @@
+// What kerf tune measured, as JSON.
+#pragma once
+
+#include <cstdint>
+#include <nlohmann/json.hpp>
+#include <string>
+
+#include "kerf/tuner.h"
+
+namespace kerf::tools {
+
+struct TuneStudy {
+  PlanDesc desc;
+  std::int64_t tokens = 0;
+  std::string level;  // "avx512bf16"
+  double budget_seconds = 0;
+  std::int64_t budget_candidates = 0;
+  double seconds = 0;
+  LossTuning tuning;
+};
+
+/// For kerf report, and for whoever looks into what a search did.
+nlohmann::ordered_json to_json(const TuneStudy& study);
+
+}  // namespace kerf::tools
