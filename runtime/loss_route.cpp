@@ -12,7 +12,8 @@ LossRoute::LossRoute(const PlanDesc& desc, std::shared_ptr<ThreadPool> pool, std
                      std::shared_ptr<KnownOrder> order, const LossPoints& points)
     : desc_(desc),
       pool_(std::move(pool)),
-      programs_({desc.vocabulary, desc.hidden, desc.dtype}, host_blocks(desc, points), cache) {
+      programs_({desc.vocabulary, desc.hidden, desc.dtype},
+                host_blocks(desc, desc.device.type == DeviceType::cpu ? points : LossPoints{}), cache) {
   if (desc.device.type == DeviceType::cuda) {
     device_ = std::make_unique<DeviceLoss>(desc, cache, points, std::move(order));
   } else if (filters(desc) || stashes(desc)) {

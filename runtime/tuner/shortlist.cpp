@@ -12,7 +12,15 @@ namespace kerf::runtime {
 
 namespace {
 constexpr std::size_t pruned_told = 1000;
-constexpr std::int64_t at_random = 4;  // the model may be wrong
+constexpr std::int64_t at_random = 4;   // the model may be wrong
+constexpr std::int64_t most_alike = 4;  // of which it says the same, before others have their turn
+
+int differences(const TunePoint& point, const TuneTask& task) {
+  int count = 0;
+  for (const auto& [name, value] : point) count += task.standard.at(name) != value;
+  return count;
+}
+
 }  // namespace
 
 Shortlist shortlist(const TuneTask& task, std::int64_t most) {
@@ -31,8 +39,9 @@ Shortlist shortlist(const TuneTask& task, std::int64_t most) {
     ++list.pruned_count;
     if (list.pruned.size() < pruned_told) list.pruned.push_back({point, std::move(reason)});
   });
-  std::stable_sort(legal.begin(), legal.end(),
-                   [](const auto& a, const auto& b) { return a.predicted_ms < b.predicted_ms; });
+  // Where the model sees no difference, those first that differ least from the default.
+  const auto order = [&](const Shortlist::Entry& e) { return std::pair(e.predicted_ms, differences(e.point, task)); };
+  std::stable_sort(legal.begin(), legal.end(), [&](const auto& a, const auto& b) { return order(a) < order(b); });
   for (std::size_t i = 0; i < legal.size(); ++i) legal[i].rank = static_cast<std::int64_t>(i);
 
   std::vector<bool> taken(legal.size(), false);
@@ -49,6 +58,12 @@ Shortlist shortlist(const TuneTask& task, std::int64_t most) {
   for (const TunePoint& seed : task.seeds) take_point(seed);
   const bool all = std::ssize(legal) <= most;
   const std::int64_t ranked = all || most <= 2 * at_random ? most : most - at_random;
+  std::int64_t alike = 0;
+  for (std::size_t i = 0; i < legal.size() && std::ssize(list.entries) < ranked; ++i) {
+    const bool same = i > 0 && task.predicted_ms && legal[i].predicted_ms == legal[i - 1].predicted_ms;
+    alike = same ? alike + 1 : 1;
+    if (all || alike <= most_alike) take(i);
+  }
   for (std::size_t i = 0; i < legal.size() && std::ssize(list.entries) < ranked; ++i) take(i);
   std::mt19937_64 random(legal.size());  // the same ones each time
   for (int i = 0; !all && i < 8 * at_random && std::ssize(list.entries) < most; ++i) take(random() % legal.size());

@@ -57,6 +57,7 @@ LossTuning tune_loss(const PlanDesc& desc, std::int64_t tokens, const TuneOption
     const TuneReport& report =
         tuning.parts.emplace_back(runtime::search(task_of(bench, parts[i], options.wisdom), subject, of_part));
     left = std::max(0.0, left - report.seconds);
+    if (!report.winner && parts[i] == LossPart::forward) break;  // what follows from lse cannot be judged
     if (report.winner) chosen.of(parts[i]) = report.candidates[*report.winner].point;
     if (report.stopped == "interrupt" || report.stopped == "fault") break;
   }

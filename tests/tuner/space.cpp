@@ -73,6 +73,17 @@ TEST_SUITE("tuner") {
     CHECK(runtime::shortlist(task, 16).entries[13].point == list.entries[13].point);
   }
 
+  TEST_CASE("shortlist: of those that the model takes for alike a few come first, near the default") {
+    Scripted s;
+    auto task = s.task(30, 20);
+    task.predicted_ms = [](const TunePoint& p) { return p.at("x") < 20 ? 1.0 : 2.0; };
+    const runtime::Shortlist list = runtime::shortlist(task, 20);
+    std::vector<std::int64_t> first;
+    for (std::size_t i = 0; i < 8; ++i) first.push_back(list.entries[i].point.at("x"));
+    CHECK(first == std::vector<std::int64_t>{20, 0, 1, 2, 3, 21, 22, 23});
+    CHECK(list.entries.size() == 20);
+  }
+
   TEST_CASE("shortlist: a default that the rules leave out is refused") {
     Scripted s;
     auto task = s.task(4, 9);
