@@ -3,7 +3,6 @@
 
 #include <fmt/chrono.h>
 #include <fmt/format.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <chrono>
@@ -16,6 +15,7 @@
 
 #include "kerf/error.h"
 #include "tools/kerf/loss_call.h"
+#include "tools/kerf/page.h"
 #include "tools/kerf/verbs.h"
 #include "tools/kerf/vocabulary.h"
 #include "tools/support/lm_data.h"
@@ -123,18 +123,6 @@ std::string command_line() {
   return text;
 }
 
-void require_writable(const char* option, const std::string& path) {
-  if (path.empty()) return;
-  const std::filesystem::path folder = std::filesystem::absolute(path).parent_path();
-  if (std::filesystem::is_directory(path) || access(folder.c_str(), W_OK) != 0)
-    throw UsageError(fmt::format("{} {}: cannot be written", option, path));
-}
-
-void write(const char* option, const std::string& path, const std::string& content) {
-  if (!path.empty() && !(std::ofstream(path) << content << std::flush))
-    throw UsageError(fmt::format("{} {}: cannot be written", option, path));
-}
-
 ordered_json fields(const StudyPoint& p) {
   return {{"kept_share", p.kept}, {"dropped_mass", p.dropped_mass},   {"both_ms", p.ms},
           {"de_err", p.de.norm},  {"de_median_row", p.de.median_row}, {"de_worst_row", p.de.worst_row},
@@ -223,8 +211,8 @@ int study_filters(const StudyOptions& options) {
                  name, name_of(rule), a.kept, b.kept, a.de.norm, b.de.norm, a.dc.norm, b.dc.norm);
     }
   }
-  write("--out", options.out, study_page(study));
-  write("--svg", options.svg, study_picture(study));
+  write_file("--out", options.out, study_page(study));
+  write_file("--svg", options.svg, study_picture(study));
   if (options.json)
     put_json(study, spec);
   else

@@ -8,6 +8,7 @@
 #include <string_view>
 #include <utility>
 
+#include "tools/kerf/page.h"
 #include "tools/kerf/study.h"
 
 namespace kerf::tools {
@@ -38,23 +39,6 @@ std::string_view dashes(StudyRule rule) {
   return rule == StudyRule::corrected ? ""
          : rule == StudyRule::plain   ? " stroke-dasharray=\"5 3\""
                                       : " stroke-dasharray=\"1 3\"";
-}
-
-std::string escaped(std::string_view text) {
-  std::string out;
-  for (const char c : text) {
-    if (c == '&')
-      out += "&amp;";
-    else if (c == '<')
-      out += "&lt;";
-    else if (c == '>')
-      out += "&gt;";
-    else if (c == '"')
-      out += "&quot;";
-    else
-      out += c;
-  }
-  return out;
 }
 
 /// "2⁻¹²"
@@ -108,89 +92,67 @@ class Picture {
     low_ = static_cast<int>(std::floor(std::log10(y_low)));
     high_ = std::max(low_ + 1, static_cast<int>(std::ceil(std::log10(y_high))));
     if (!(x_high > 0)) x_high = 1;
-    step_ = std::pow(10, std::floor(std::log10(x_high / 3)));
-    for (const double factor : {2.5, 2.0})
-      if (x_high / step_ > 6) step_ *= factor;
+    step_ = nice_step(x_high);
     x_high_ = step_ * std::ceil(x_high / step_);
   }
 
   std::string svg(bool alone) {
-    out_ = fmt::format("<svg {}viewBox=\"0 0 {} {}\" role=\"img\">\n<title>{}</title>\n",
-                       alone ? "xmlns=\"http://www.w3.org/2000/svg\" width=\"840\" " : "", width, height, plot_.title);
-    if (alone)
-      out_ += fmt::format(
-          "<style>svg {{ font: 11px sans-serif; color: #222; }} .axis {{ stroke: #222; opacity: 0.2; }}</style>\n"
-          "<rect width=\"{}\" height=\"{}\" fill=\"white\"/>\n",
-          width, height);
-    out_ += "<g fill=\"currentColor\" font-size=\"11\">\n";
-    text(left, 16, "start", "font-size=\"13\" font-weight=\"bold\"", plot_.title);
+    Drawing drawing(width, height, plot_.title, alone);
+    out_ = &drawing;
+    out_->text(left, 16, "start", "font-size=\"13\" font-weight=\"bold\"", plot_.title);
     axes();
-    out_ += "</g>\n";
     for (const OrderStyle& order : order_styles)
       for (const StudyRule rule : rules) series(order, rule);
     if (plot_.with_limit)
-      text(right - 3, py(allowed) - 4, "end",
-           "font-size=\"11\" style=\"fill:#d55e00;stroke:canvas;stroke-width:3px;paint-order:stroke\"",
-           "4e-3: what rounding to bf16 may lose");
+      out_->text(right - 3, py(allowed) - 4, "end",
+                 "font-size=\"11\" style=\"fill:#d55e00;stroke:canvas;stroke-width:3px;paint-order:stroke\"",
+                 "4e-3: what rounding to bf16 may lose");
     legend();
-    return out_ + "</svg>\n";
+    return drawing.end();
   }
 
  private:
   double px(double x) const { return left + (right - left) * x / x_high_; }
   double py(double y) const { return bottom - (bottom - top) * (std::log10(y) - low_) / (high_ - low_); }
-  void text(double x, double y, const char* anchor, const char* more, const std::string& what) {
-    out_ += fmt::format("<text x=\"{:.1f}\" y=\"{:.1f}\" text-anchor=\"{}\" {}>{}</text>\n", x, y, anchor, more,
-                        escaped(what));
-  }
-  void line(double x0, double y0, double x1, double y1, const char* more) {
-    out_ += fmt::format("<line x1=\"{:.1f}\" y1=\"{:.1f}\" x2=\"{:.1f}\" y2=\"{:.1f}\" {}/>\n", x0, y0, x1, y1, more);
-  }
   void axes() {
     constexpr const char* faint = "class=\"axis\" stroke=\"currentColor\" opacity=\"0.18\"";
     for (int k = low_; k <= high_; ++k) {
       const double y = py(std::pow(10, k));
-      line(left, y, right, y, faint);
-      text(left - 5, y + 4, "end", "", fmt::format("1e{}", k));
+      out_->line(left, y, right, y, faint);
+      out_->text(left - 5, y + 4, "end", "", fmt::format("1e{}", k));
     }
     for (int i = 0; i * step_ <= x_high_ * 1.001; ++i) {
       const double x = px(i * step_);
-      line(x, top, x, bottom, faint);
-      text(x, bottom + 15, "middle", "", fmt::format("{:g}", std::round(i * step_ * 1e6) / 1e6));
+      out_->line(x, top, x, bottom, faint);
+      out_->text(x, bottom + 15, "middle", "", fmt::format("{:g}", std::round(i * step_ * 1e6) / 1e6));
     }
-    text((left + right) / 2, bottom + 31, "middle", "", plot_.x_label);
+    out_->text((left + right) / 2, bottom + 31, "middle", "", plot_.x_label);
     if (plot_.with_limit) {
-      line(left, py(allowed), right, py(allowed), "stroke=\"#d55e00\" stroke-width=\"1\"");
+      out_->line(left, py(allowed), right, py(allowed), "stroke=\"#d55e00\" stroke-width=\"1\"");
     }
     if (!std::isnan(plot_.exact_x)) {
-      line(px(plot_.exact_x), top, px(plot_.exact_x), bottom, "stroke=\"currentColor\" stroke-dasharray=\"2 2\"");
-      text(px(plot_.exact_x) - 4, bottom - 6, "end", "", "exact");
+      out_->line(px(plot_.exact_x), top, px(plot_.exact_x), bottom, "stroke=\"currentColor\" stroke-dasharray=\"2 2\"");
+      out_->text(px(plot_.exact_x) - 4, bottom - 6, "end", "", "exact");
     }
   }
-  void mark(double x, double y, std::string_view colour, StudyRule rule, const std::string& title) {
-    const std::string inside = title.empty() ? "/>" : fmt::format("><title>{}</title></{{}}>", escaped(title));
-    const auto shape = [&](const char* name) {
-      return title.empty() ? inside : fmt::format(fmt::runtime(inside), name);
-    };
+  void mark(double x, double y, std::string_view colour, StudyRule rule, const std::string& tip) {
     if (rule == StudyRule::largest)
-      out_ += fmt::format("<rect x=\"{:.1f}\" y=\"{:.1f}\" width=\"5\" height=\"5\" fill=\"{}\"{}\n", x - 2.5, y - 2.5,
-                          colour, shape("rect"));
+      out_->rect(x - 2.5, y - 2.5, 5, 5, fmt::format("fill=\"{}\"", colour), tip);
     else
-      out_ += fmt::format("<circle cx=\"{:.1f}\" cy=\"{:.1f}\" r=\"3\" stroke=\"{}\" fill=\"{}\"{}\n", x, y, colour,
-                          rule == StudyRule::corrected ? colour : "none", shape("circle"));
+      out_->circle(x, y, 3,
+                   fmt::format("stroke=\"{}\" fill=\"{}\"", colour, rule == StudyRule::corrected ? colour : "none"),
+                   tip);
   }
   void series(const OrderStyle& order, StudyRule rule) {
-    std::string path;
+    std::vector<std::pair<double, double>> path;
     std::vector<const StudyPoint*> shown;
     for (const StudyPoint* p : points_) {
       if (p->order != order.name || p->rule != rule) continue;
-      path += fmt::format("{:.1f},{:.1f} ", px(plot_.x(*p)), py(plot_.y(*p)));
+      path.emplace_back(px(plot_.x(*p)), py(plot_.y(*p)));
       shown.push_back(p);
     }
     if (shown.empty()) return;
-    path.pop_back();
-    out_ += fmt::format("<polyline fill=\"none\" stroke=\"{}\" stroke-width=\"1.5\"{} points=\"{}\"/>\n", order.colour,
-                        dashes(rule), path);
+    out_->polyline(path, fmt::format("stroke=\"{}\" stroke-width=\"1.5\"{}", order.colour, dashes(rule)));
     for (const StudyPoint* p : shown) {
       mark(px(plot_.x(*p)), py(plot_.y(*p)), order.colour, rule,
            fmt::format("{}, {} >= {}: {:.3g}, error {:.2e}", p->order, name_of(rule), power(p->exponent), plot_.x(*p),
@@ -198,42 +160,38 @@ class Picture {
       const bool labelled = p == shown.front() || p == shown.back() || p->exponent == 12;
       if (rule == StudyRule::corrected && order.name == "auto" && labelled) {
         const bool inside = px(plot_.x(*p)) < right - 30;
-        text(px(plot_.x(*p)) + (inside ? 6 : -6), py(plot_.y(*p)) - 4, inside ? "start" : "end",
-             "font-size=\"10\" style=\"fill:#0072b2;stroke:canvas;stroke-width:3px;paint-order:stroke\"",
-             power(p->exponent));
+        out_->text(px(plot_.x(*p)) + (inside ? 6 : -6), py(plot_.y(*p)) - 4, inside ? "start" : "end",
+                   "font-size=\"10\" style=\"fill:#0072b2;stroke:canvas;stroke-width:3px;paint-order:stroke\"",
+                   power(p->exponent));
       }
     }
   }
   void legend() {
     double x = left;
-    out_ += "<g fill=\"currentColor\" font-size=\"11\">\n";
     for (const OrderStyle& order : order_styles) {
       const bool there =
           std::any_of(points_.begin(), points_.end(), [&](const StudyPoint* p) { return p->order == order.name; });
       if (!there) continue;
-      out_ += fmt::format("<rect x=\"{:.1f}\" y=\"{}\" width=\"10\" height=\"10\" fill=\"{}\"/>\n", x, height - 45,
-                          order.colour);
-      text(x + 14, height - 36, "start", "", std::string(order.name));
+      out_->rect(x, height - 45, 10, 10, fmt::format("fill=\"{}\"", order.colour));
+      out_->text(x + 14, height - 36, "start", "", order.name);
       x += 74;
     }
     x = left;
     for (const StudyRule rule : rules) {
       if (!plot_.with_plain && rule == StudyRule::plain) continue;
-      out_ += fmt::format(
-          "<line x1=\"{:.1f}\" y1=\"{}\" x2=\"{:.1f}\" y2=\"{}\" stroke=\"currentColor\" stroke-width=\"1.5\"{}/>\n", x,
-          height - 16, x + 26, height - 16, dashes(rule));
+      out_->line(x, height - 16, x + 26, height - 16,
+                 fmt::format("stroke=\"currentColor\" stroke-width=\"1.5\"{}", dashes(rule)));
       mark(x + 13, height - 16, "currentColor", rule, "");
-      text(x + 32, height - 12, "start", "", name_of(rule));
+      out_->text(x + 32, height - 12, "start", "", name_of(rule));
       x += rule == StudyRule::corrected ? 132 : 158;
     }
-    out_ += "</g>\n";
   }
 
   const Plot& plot_;
   std::vector<const StudyPoint*> points_;
   int low_, high_;
   double step_, x_high_;
-  std::string out_;
+  Drawing* out_ = nullptr;
 };
 
 std::string row(const StudyPoint& p, bool exact) {
@@ -249,19 +207,7 @@ std::string row(const StudyPoint& p, bool exact) {
   return out + "</tr>\n";
 }
 
-constexpr const char* style = R"(
-:root { color-scheme: light dark; --line: #8884; }
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 0 auto; padding: 16px; }
-h1 { font-size: 1.5rem; line-height: 1.25; margin: 0.5rem 0; }
-h2 { font-size: 1.15rem; margin-top: 2rem; }
-.subject { opacity: 0.75; overflow-wrap: anywhere; }
-.plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 400px), 1fr)); gap: 20px; }
-svg { width: 100%; height: auto; display: block; font-family: inherit; }
-pre { overflow-x: auto; padding: 10px; border: 1px solid var(--line); border-radius: 6px; font-size: 14px; }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; font-size: 14px; font-variant-numeric: tabular-nums; white-space: nowrap; }
-td, th { padding: 3px 9px; text-align: right; border-bottom: 1px solid var(--line); }
-td:first-child, th:first-child, td:nth-child(2), th:nth-child(2) { text-align: left; }
+constexpr const char* style = R"(td:first-child, th:first-child, td:nth-child(2), th:nth-child(2) { text-align: left; }
 .over { color: #d55e00; font-weight: bold; }
 )";
 
@@ -274,12 +220,9 @@ const char* name_of(StudyRule rule) {
 std::string study_picture(const Study& study) { return Picture(de_by_kept, study.points).svg(true); }
 
 std::string study_page(const Study& study) {
-  std::string out = fmt::format(
-      "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\"/>\n"
-      "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\"/>\n"
-      "<title>What a filtered backward loses</title>\n<style>{}</style>\n</head>\n<body>\n"
-      "<h1>What a filtered backward loses, and what it saves</h1>\n<p class=\"subject\">{}; {}</p>\n",
-      style, escaped(study.subject), study.date);
+  std::string out = page_begin("What a filtered backward loses", style);
+  out += fmt::format("<h1>What a filtered backward loses, and what it saves</h1>\n<p class=\"subject\">{}; {}</p>\n",
+                     escaped(study.subject), study.date);
   if (study.points.size() < study.planned)
     out += fmt::format("<p><b>Interrupted:</b> {} of {} points.</p>\n", study.points.size(), study.planned);
   out +=
@@ -307,7 +250,7 @@ std::string study_page(const Study& study) {
       "<tbody>\n";
   out += row(study.exact, true);
   for (const StudyPoint& p : study.points) out += row(p, false);
-  return out + "</tbody>\n</table>\n</div>\n</body>\n</html>\n";
+  return out + "</tbody>\n</table>\n</div>\n" + page_end();
 }
 
 }  // namespace kerf::tools
