@@ -189,7 +189,7 @@ TEST_CASE("kerf doctor says what was found") {
 
 TEST_CASE("kerf: a wrong call exits with 2 and says what to change, what the device cannot with 3") {
   refused("", 2, "A subcommand is required");
-  refused("chekc", 2, "no verb 'chekc'; the verbs are check, bench, filter-study, emit, doctor, cache, wisdom");
+  refused("chekc", 2, "no verb 'chekc'; the verbs are check, bench, filter-study, emit, doctor, cache, wisdom, tune, report");
   refused("check", 2, "no shape: give --shape N,D,V or --model NAME");
   refused("check --shape", 2, "--shape");
   refused("check --shape 1,2", 2, "expected N,D,V");

@@ -28,6 +28,7 @@ int main(int argc, char** argv) {
   add_cache(app, run);
   add_wisdom(app, run);
   add_tune(app, run);
+  add_report(app, run);
 
   const auto known = [&](const std::string& verb) {
     const auto verbs = app.get_subcommands(nullptr);
@@ -40,7 +41,11 @@ int main(int argc, char** argv) {
   };
   try {
     if (argc > 1 && argv[1][0] != '-' && !known(argv[1]))
-      return fail(2, "", fmt::format("no verb '{}'; the verbs are check, bench, filter-study, emit, doctor, cache, wisdom, tune", argv[1]));
+      return fail(
+          2, "",
+          fmt::format(
+              "no verb '{}'; the verbs are check, bench, filter-study, emit, doctor, cache, wisdom, tune, report",
+              argv[1]));
     app.parse(argc, argv);
     return run();
   } catch (const CLI::ParseError& e) {
