@@ -117,6 +117,12 @@ TEST_CASE("kerf wisdom export writes text that import reads") {
   CHECK(home.run(fmt::format("import {} {} --file {}", home.user(), out, other)).out ==
         other + ": 4 records, 1 of them new\n");
   CHECK(contents(other) == contents(home.user()));
+
+  const json records = home.run_json("export --dtype bf16")["records"];
+  REQUIRE(records.size() == Wisdom::parse(all.out).wisdom.records().size());
+  const std::string line = all.out.substr(all.out.find('\n') + 1);
+  CHECK(records[0] == json::parse(line.substr(0, line.find('\n'))));
+  CHECK(home.run_json("export --device H200 --out " + out) == json({{"file", out}, {"written", 3}}));
 }
 
 TEST_CASE("kerf wisdom merge makes one text of several files and touches none") {
@@ -130,6 +136,9 @@ TEST_CASE("kerf wisdom merge makes one text of several files and touches none") 
   CHECK(merged.out == wisdom_of({a_record(64, 1.0), a_record(128, 3.0)}).text());
   CHECK(home.run(fmt::format("merge {} {}", b, a)).out == merged.out);
   CHECK(home.run(fmt::format("merge {} {} --out {}", a, b, out)).code == 0);
+  CHECK(contents(out) == merged.out);
+  CHECK(home.run_json(fmt::format("merge {} {}", a, b))["records"].size() == 2);
+  CHECK(home.run_json(fmt::format("merge {} {} --out {}", a, b, out)) == json({{"file", out}, {"written", 2}}));
   CHECK(contents(out) == merged.out);
   CHECK(contents(home.user()) == user);
 }

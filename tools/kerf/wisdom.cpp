@@ -179,12 +179,20 @@ Wisdom load_target(const WisdomOptions& o, Problems& problems) {
 
 /// To standard output, or added to the file that --out names.
 void put_out(const WisdomOptions& o, const Wisdom& wisdom, Problems& problems) {
-  if (o.out.empty()) {
+  const std::size_t count = wisdom.records().size();
+  if (o.out.empty() && o.json) {
+    ordered_json records = ordered_json::array();
+    for (const WisdomRecord& r : wisdom.records()) records.push_back(json_of(r));
+    print_json({{"records", records}});
+  } else if (o.out.empty()) {
     const std::string text = wisdom.text();
     std::fwrite(text.data(), 1, text.size(), stdout);
   } else {
     problems.tell(wisdom.save(o.out));
-    fmt::print("{} records written to {}\n", wisdom.records().size(), o.out);
+    if (o.json)
+      print_json({{"file", o.out}, {"written", count}});
+    else
+      fmt::print("{} records written to {}\n", count, o.out);
   }
 }
 
@@ -291,6 +299,7 @@ void add_wisdom(CLI::App& app, Run& run) {
   add_file(*verb, export_options, of_user);
   add_filter(*verb, export_options);
   add_out(*verb, export_options);
+  add_json(*verb, export_options);
   verb->footer("Example: kerf wisdom export --op linear_cross_entropy --device H200 --out model/kerf.jsonl");
 
   verb = wisdom->add_subcommand("import", "add the records of files to your own wisdom");
@@ -304,6 +313,7 @@ void add_wisdom(CLI::App& app, Run& run) {
   auto& merge_options = options_of<WisdomOptions>(*verb, run, merge_files);
   add_from(*verb, merge_options);
   add_out(*verb, merge_options);
+  add_json(*verb, merge_options);
   verb->footer("Example: kerf wisdom merge host1.jsonl host2.jsonl --out both.jsonl");
 
   verb = wisdom->add_subcommand("prune", "drop records: those that any of the options names");
