@@ -4,6 +4,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdlib>
 #include <filesystem>
@@ -147,6 +148,19 @@ TEST_CASE("kerf emit prints every program at every stage, also for other machine
   CHECK(arm.out.find("fmla") != std::string::npos);
 }
 
+TEST_CASE("kerf emit --filter prints the programs of a plan that filters") {
+  const std::string base = "emit --shape 64,72,1000 --program keep_tiles";
+  const std::string mass = kerf(base + " --filter mass").out, largest = kerf(base + " --filter max=2^-12").out;
+  CHECK(mass.find("program keep_tiles") != std::string::npos);
+  CHECK(largest.find("program keep_tiles") != std::string::npos);
+  CHECK(mass != largest);
+  const json j = kerf_json(base + " --filter mass --stage llvm --target avx2");
+  CHECK(j["text"].get<std::string>().find("define") != std::string::npos);
+  const json& programs = j["programs"];
+  CHECK(std::find(programs.begin(), programs.end(), "correct_e") != programs.end());
+  CHECK(kerf(base + " --filter mass --stage ptx --arch sm_80").out.find(".target sm_80") != std::string::npos);
+}
+
 TEST_CASE("kerf emit prints PTX for a GPU that is not there, and says what ptxas makes of it or how to get it") {
   for (const std::string arch : {"sm_80", "sm_90a"}) {
     const Result r = kerf("emit --shape 512,128,1000 --dtype bf16 --program lse_forward --stage ptx --arch " + arch);
@@ -189,7 +203,8 @@ TEST_CASE("kerf doctor says what was found") {
 
 TEST_CASE("kerf: a wrong call exits with 2 and says what to change, what the device cannot with 3") {
   refused("", 2, "A subcommand is required");
-  refused("chekc", 2, "no verb 'chekc'; the verbs are check, bench, filter-study, emit, doctor, cache, wisdom, tune, report");
+  refused("chekc", 2,
+          "no verb 'chekc'; the verbs are check, bench, filter-study, emit, doctor, cache, wisdom, tune, report");
   refused("check", 2, "no shape: give --shape N,D,V or --model NAME");
   refused("check --shape", 2, "--shape");
   refused("check --shape 1,2", 2, "expected N,D,V");
@@ -212,6 +227,9 @@ TEST_CASE("kerf: a wrong call exits with 2 and says what to change, what the dev
   refused("check --shape 1,1048576,1073741823", 3, "GiB of memory");
   refused("bench --shape 0,8,8", 2, "at least one token");
   refused("emit --shape 1,1,1", 2, "--program");
+  refused("emit --shape 64,72,1000 --program keep_tiles", 2, "no program 'keep_tiles'");
+  refused("emit --shape 64,72,1000 --program keep_tiles --filter most", 2, "--filter most: is no filter");
+  refused("emit --shape 64,72,1000 --program keep_tiles --filter mass --strategy min_memory", 2, "filters nothing");
   refused("emit --shape 1,1,1 --program lse_backward", 2, "lse_forward, combine, grad_tiles");
   refused("emit --shape 1,1,1 --program combine --stage hlo", 2,
           "'hlo' is no stage; they are dsl, tile, llvm, asm, ptx, sass-stats");

@@ -139,10 +139,12 @@ void add_emit(CLI::App& app, Run& run) {
       ->capture_default_str();
   verb->add_option("--target", options.target, "sse2, avx2, avx512, avx512bf16 or aarch64; this machine if not given");
   options.input.add_to(*verb);
+  options.input.add_filter_rule_to(*verb);
   verb->add_flag("--json", options.json, "print JSON");
   verb->footer(
       "Needs no machine of the kind that the code is for.\n"
       "Example: kerf emit --program lse_forward --stage asm --shape 1024,768,50257 --dtype bf16 --target avx2\n"
+      "Example: kerf emit --program keep_tiles --filter mass --shape 1024,768,50257\n"
       "Example: kerf emit --stage sass-stats --arch sm_90a --model gemma2-2b --dtype bf16");
 }
 

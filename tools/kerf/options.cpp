@@ -60,12 +60,15 @@ Problem InputOptions::problem(const ProblemSpec& spec) const {
   return data.empty() ? random_problem(spec) : problem_from_data(spec, data);
 }
 
-void InputOptions::add_filter_to(CLI::App& verb) {
+void InputOptions::add_filter_rule_to(CLI::App& verb) {
   verb.add_option(
           "--filter", filter,
           "auto, off, mass, mass=X or max=X: what a tile of dz needs to be kept, X as in 2^-12 or 0.000244; max "
           "is the rule of cut-cross-entropy, without a correction")
       ->capture_default_str();
+}
+void InputOptions::add_filter_to(CLI::App& verb) {
+  add_filter_rule_to(verb);
   verb.add_flag("--no-correction", no_correction, "leave out what the correction would put in place of dropped tiles");
   verb.add_option("--order", order,
                   "order of the vocabulary: auto (by c times the mean of e), identity, counts (of targets), meanprob "

@@ -46,6 +46,8 @@ struct InputOptions {
   int threads = 0;
 
   void add_to(CLI::App& verb);
+  /// --filter, which decides what programs there are.
+  void add_filter_rule_to(CLI::App& verb);
   /// --filter, --no-correction, --order.
   void add_filter_to(CLI::App& verb);
   /// `ignored_default`: the share of ignored rows in random input where none was asked for.
