@@ -116,8 +116,12 @@ struct TuneOptions {
   /// Records are appended there as soon as they are known, and what it holds of the same key and machine is not
   /// measured again, but for finalists. Empty: nothing is read or written.
   std::string wisdom = {};
-  bool again = false;                  // measure all anew
-  int compile_threads = 0;             // 0: the processors, at most 8
+  bool again = false;       // measure all anew
+  int compile_threads = 0;  // 0: the processors, at most 8
+  /// Measures candidates in processes of this program, so that one that hangs or faults ends its process alone; it is
+  /// run as `worker tune-worker`, as the `kerf` command understands. Empty: in this process. Of tune_loss alone.
+  std::string worker = {};
+  double candidate_seconds = 20;       // with `worker`: that a candidate may take for a step
   std::function<double()> clock = {};  // seconds since any time; empty: the system's
 };
 

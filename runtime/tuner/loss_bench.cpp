@@ -17,6 +17,8 @@ constexpr unsigned char all_ones = 0xff;  // a NaN in every float type
 /// Absolute, of lse and loss: far above what rounding and tensor cores lose, far below what a missing block does.
 double lse_tolerance(double lse) { return 2e-3 + 2e-4 * std::abs(lse); }
 
+}  // namespace
+
 PlanDesc bench_desc(PlanDesc d) {
   d.reduction = Reduction::none;  // every row's loss can be looked at
   d.ignore_index = -1;
@@ -27,7 +29,11 @@ PlanDesc bench_desc(PlanDesc d) {
   return d;
 }
 
-}  // namespace
+Machine machine_of(const PlanDesc& desc, int threads) {
+  if (desc.device.type == DeviceType::cpu) return {.units = threads};
+  const cuda::DeviceInfo info = cuda::device_info(*cuda::Driver::open(), desc.device.ordinal);
+  return {.units = info.multiprocessors, .l2_bytes = info.l2_bytes};
+}
 
 LossBench::LossBench(const PlanDesc& desc, std::int64_t tokens, std::size_t memory, std::shared_ptr<CodeCache> cache)
     : desc_(bench_desc(desc)),
@@ -73,11 +79,6 @@ void LossBench::grow(Place::Memory& memory, std::size_t bytes, const char* what)
   memory = {};
   memory = place_.allocate(bytes);
   used_ += memory.bytes();
-}
-
-Machine LossBench::machine() const {
-  if (desc_.device.type == DeviceType::cpu) return {.units = pool_->size()};
-  return {.units = static_cast<int>(validators_of(desc_.device).units), .l2_bytes = place_.l2_bytes()};
 }
 
 TensorRef LossBench::workspace(std::size_t bytes) {

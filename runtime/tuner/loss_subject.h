@@ -16,6 +16,11 @@
 
 namespace kerf::runtime {
 
+/// The description of the plans that are measured: what changes no time is fixed.
+PlanDesc bench_desc(PlanDesc desc);
+/// What the model needs to know of where they compute.
+Machine machine_of(const PlanDesc& desc, int threads);
+
 /// What the parts of one tuning share: the problem, where it lies, what it must come out as.
 class LossBench {
  public:
@@ -28,9 +33,6 @@ class LossBench {
   const std::shared_ptr<CodeCache>& cache() const { return cache_; }
   Place& place() { return place_; }
   LossReference& reference() { return reference_; }
-  /// What the model needs to know.
-  Machine machine() const;
-
   /// Which calls are made: of both directions the backward goes by what the forward left.
   struct Calls {
     bool forward = false, backward = false, block_lse = false, stash = false;

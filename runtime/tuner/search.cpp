@@ -177,7 +177,7 @@ void Search::fail(std::size_t i, const Ending& ending) {
   // An error that outlives its candidate would be told of all that follow.
   const auto order = by_time();
   const auto well = std::find_if(order.begin(), order.end(), [&](std::size_t o) { return states_[o].ready; });
-  if (c.status == WisdomStatus::fault && well != order.end()) {
+  if (c.status == WisdomStatus::fault && !subject_.isolated() && well != order.end()) {
     try {
       subject_.run(report_.candidates[*well].point);
     } catch (...) {

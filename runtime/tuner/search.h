@@ -41,6 +41,8 @@ class TuneSubject {
   virtual void forget(const TunePoint& point) = 0;
   /// Whether compiling does not disturb what is timed at the same time.
   virtual bool overlaps() const { return false; }
+  /// Whether what a candidate breaks is whole again for the next.
+  virtual bool isolated() const { return false; }
 };
 
 struct TuneTask {

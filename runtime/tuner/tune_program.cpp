@@ -163,6 +163,8 @@ WisdomKey key_of(const ProgramTuning& tuning, const Program& standard, const Thr
 
 TuneReport tune(const ProgramTuning& tuning, const TuneOptions& options) {
   if (!tuning.make) throw UsageError("tune: ProgramTuning::make is not given; it makes the program of a candidate");
+  if (!options.worker.empty())
+    throw UsageError("tune: TuneOptions::worker is given; candidates of the loss alone run in other processes");
   if (const std::string reason = tuning.space.refusal(tuning.standard); !reason.empty())
     throw UsageError(fmt::format("tune: the default {} is refused: {}", describe(tuning.standard), reason));
   const auto pool = tuning.pool ? tuning.pool : std::make_shared<ThreadPool>();

@@ -29,6 +29,7 @@ int main(int argc, char** argv) {
   add_wisdom(app, run);
   add_tune(app, run);
   add_report(app, run);
+  add_tune_worker(app, run);
 
   const auto known = [&](const std::string& verb) {
     const auto verbs = app.get_subcommands(nullptr);

@@ -10,6 +10,8 @@
 #include <thread>
 
 #include "kerf/error.h"
+#include "runtime/tuner/loss_setup.h"
+#include "runtime/tuner/worker.h"
 #include "tools/kerf/tune_study.h"
 #include "tools/kerf/verbs.h"
 #include "tools/support/models.h"
@@ -25,8 +27,11 @@ struct TuneVerb {
   std::int64_t candidates = 0;
   double memory_mib = 0;
   std::string wisdom, out;
-  bool dry_run = false, again = false, json = false;
+  double candidate_seconds = 20;
+  bool dry_run = false, again = false, json = false, in_process = false;
 };
+
+struct WorkerVerb {};
 
 /// Asks the search to end once Ctrl-C has come.
 class StopOnInterrupt {
@@ -133,6 +138,8 @@ int tune(const TuneVerb& o) {
     options.memory = static_cast<std::size_t>(v.memory_mib * (1 << 20));
     options.stop = interrupt.token();
     options.wisdom = wisdom, options.again = v.again;
+    if (!v.in_process) options.worker = std::filesystem::read_symlink("/proc/self/exe").string();
+    options.candidate_seconds = v.candidate_seconds;
     options.progress = [&](const TuneProgress& p) { line.show(p); };
     if (!v.json)
       fmt::print("tune N={} D={} V={} {} on {}\n", token_bucket(std::max<std::int64_t>(1, spec.tokens)), spec.hidden,
@@ -158,7 +165,15 @@ int tune(const TuneVerb& o) {
   return interrupt.arrived() ? 130 : failed ? 1 : 0;
 }
 
+int serve(const WorkerVerb&) { return runtime::serve_candidates(STDIN_FILENO, runtime::subject_of); }
+
 }  // namespace
+
+void add_tune_worker(CLI::App& app, Run& run) {
+  CLI::App* verb = app.add_subcommand("tune-worker", "measures what kerf tune asks for on its standard input");
+  verb->group("");  // not for people
+  options_of<WorkerVerb>(*verb, run, serve);
+}
 
 void add_tune(CLI::App& app, Run& run) {
   CLI::App* verb = app.add_subcommand("tune", "measure which blocks make a loss fast here, and keep them as wisdom");
@@ -195,6 +210,11 @@ void add_tune(CLI::App& app, Run& run) {
   verb->add_option("--wisdom", o.wisdom, "file that records go to; the user's if not given");
   verb->add_flag("--dry-run", o.dry_run, "keep nothing, and measure all anew");
   verb->add_flag("--again", o.again, "measure again what is known");
+  verb->add_option("--timeout", o.candidate_seconds, "seconds after which a candidate that does not end is given up")
+      ->capture_default_str()
+      ->check(CLI::Range(0.1, 1e6));
+  verb->add_flag("--in-process", o.in_process,
+                 "measure in this process, where a candidate that hangs or faults ends everything");
   verb->add_option("--out", o.out, "write all that was done to a file, for kerf report");
   verb->add_flag("--json", o.json, "print the same");
   verb->footer(

@@ -24,6 +24,7 @@ void add_cache(CLI::App& app, Run& run);
 void add_wisdom(CLI::App& app, Run& run);
 void add_tune(CLI::App& app, Run& run);
 void add_report(CLI::App& app, Run& run);
+void add_tune_worker(CLI::App& app, Run& run);
 
 /// Options of a verb, alive as long as its subcommand; `action` is what the verb does with them.
 template <class Options>

@@ -1,0 +1,87 @@
+#include <doctest/doctest.h>
+
+#include <chrono>
+
+#include "kerf/error.h"
+#include "runtime/tuner/loss_setup.h"
+#include "runtime/tuner/worker.h"
+#include "tests/cuda/fake.h"
+#include "tests/tuner/scripted.h"
+
+using namespace kerf;
+using namespace kerf::test;
+using runtime::WorkerSubject;
+
+namespace {
+
+TuneReport search_in_worker(const std::string& setup, std::int64_t count, double seconds = 0.5) {
+  WorkerSubject subject(beside_tests("kerf_tuner_helper"), setup, seconds, false);
+  TuneOptions o;
+  o.seconds = 60;
+  o.compile_threads = 4;
+  return runtime::search(Scripted().task(count), subject, o);
+}
+
+}  // namespace
+
+TEST_SUITE("tuner") {
+  TEST_CASE("worker: candidates are measured in another process") {
+    const TuneReport r = search_in_worker("wrong=1", 6);
+    CHECK(winner(r) == 0);
+    CHECK(r.candidates.size() == 6);
+    CHECK(candidate(r, 5).median_ms == 15);
+    CHECK(candidate(r, 5).resources->registers == 40);
+    CHECK(candidate(r, 1).status == WisdomStatus::wrong);
+    CHECK(candidate(r, 1).reason == "dc: wrong");
+  }
+
+  TEST_CASE("worker: a candidate that hangs is killed and told, and the search goes on") {
+    const auto start = std::chrono::steady_clock::now();
+    const TuneReport r = search_in_worker("hang=2 compile-hang=4", 6);
+    CHECK(winner(r) == 0);
+    for (const std::int64_t x : {2, 4}) {
+      CHECK(candidate(r, x).status == WisdomStatus::timeout);
+      CHECK(candidate(r, x).reason == "took more than 0.5 s and was ended");
+    }
+    for (const std::int64_t x : {0, 1, 3, 5}) CHECK(candidate(r, x).status == WisdomStatus::ok);
+    CHECK(std::chrono::steady_clock::now() - start < std::chrono::seconds(20));
+  }
+
+  TEST_CASE("worker: a candidate that faults or exits is told, and the others are not blamed") {
+    const TuneReport r = search_in_worker("fault=1 exit=2 compile-fault=3 compile-error=4", 8, 10);
+    CHECK(winner(r) == 0);
+    CHECK(candidate(r, 1).status == WisdomStatus::fault);
+    CHECK(candidate(r, 1).reason.starts_with("its process was ended by signal 11"));
+    CHECK(candidate(r, 2).reason == "its process exited with code 7");
+    CHECK(candidate(r, 3).status == WisdomStatus::fault);
+    CHECK(candidate(r, 4).status == WisdomStatus::resources);
+    CHECK(candidate(r, 4).reason == "needs 300 KiB");
+    for (const std::int64_t x : {0, 5, 6, 7}) CHECK(candidate(r, x).status == WisdomStatus::ok);
+    CHECK(r.stopped == "");
+  }
+
+  TEST_CASE("worker: a program that is not there or refuses is an error") {
+    WorkerSubject none("/nowhere/kerf", "", 1, false);
+    CHECK_THROWS_AS(none.start(), DeviceError);
+    WorkerSubject refuses(beside_tests("kerf_tuner_helper"), "refuse=0", 1, false);
+    CHECK_THROWS_WITH_AS(refuses.start(), "there is no such device", DeviceError);
+    WorkerSubject exits("/bin/true", "", 1, false);
+    CHECK_THROWS_WITH_AS(exits.start(), doctest::Contains("did not get ready"), DeviceError);
+  }
+
+  TEST_CASE("worker: a setup of the loss survives the way there") {
+    runtime::LossSetup s{.desc = {.hidden = 64, .vocabulary = 512, .dtype = bf16, .strategy = Strategy::filtered},
+                         .tokens = 256,
+                         .memory = 1 << 20,
+                         .part = runtime::LossPart::filtered,
+                         .others = {.forward = {{"n", 64}}, .backward = {}, .filtered = {}}};
+    s.desc.filter_threshold = 0.25, s.desc.arch = "sm_80", s.desc.device = {DeviceType::cuda, 1};
+    s.desc.workspace_limit = std::size_t{1} << 40;
+    const runtime::LossSetup back = runtime::parse_setup(to_text(s));
+    CHECK(to_text(back) == to_text(s));
+    CHECK(back.desc.device == s.desc.device);
+    CHECK(back.others == s.others);
+    CHECK_THROWS_AS(runtime::parse_setup("{}"), UsageError);
+    CHECK_THROWS_AS(runtime::parse_setup("no"), UsageError);
+  }
+}
