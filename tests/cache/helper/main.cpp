@@ -89,9 +89,14 @@ int keys() {
   return 0;
 }
 
-bool limit(decltype(RLIMIT_NOFILE) what, const char* most) {
-  const rlimit both{static_cast<rlim_t>(std::atoi(most)), static_cast<rlim_t>(std::atoi(most))};
-  return setrlimit(what, &both) == 0;
+/// compile within a limit, which ends before the process does: sanitizers open files then.
+int limited(decltype(RLIMIT_NOFILE) what, const char* most, const std::string& folder, int count) {
+  rlimit before{};
+  if (getrlimit(what, &before) != 0) return 1;
+  const rlimit now{static_cast<rlim_t>(std::atoi(most)), before.rlim_max};
+  if (setrlimit(what, &now) != 0) return 1;
+  const int code = compile(folder, count);
+  return setrlimit(what, &before) == 0 ? code : 1;
 }
 
 }  // namespace
@@ -109,9 +114,9 @@ int main(int argc, char** argv) {
   if (verb == "compile" && argc > 3) return compile(folder, std::atoi(argv[3]));
   if (verb == "limited" && argc > 4) {
     std::signal(SIGXFSZ, SIG_IGN);
-    return limit(RLIMIT_FSIZE, argv[4]) ? compile(folder, std::atoi(argv[3])) : 1;
+    return limited(RLIMIT_FSIZE, argv[4], folder, std::atoi(argv[3]));
   }
-  if (verb == "files" && argc > 4) return limit(RLIMIT_NOFILE, argv[4]) ? compile(folder, std::atoi(argv[3])) : 1;
+  if (verb == "files" && argc > 4) return limited(RLIMIT_NOFILE, argv[4], folder, std::atoi(argv[3]));
   if (verb == "as" && argc > 4) {
     const auto user = static_cast<uid_t>(std::atoi(argv[2]));
     if (setgid(user) != 0 || setuid(user) != 0) return 1;
