@@ -165,9 +165,27 @@ TEST_CASE("kerf report: a winner as good as the fastest of its cell is shown the
   CHECK(count(html, "<td>ok, known before</td>") == 1);
 }
 
+TEST_CASE("kerf report: of a very large study what matters most is drawn, and the page stays small") {
+  json study = a_study();
+  json& part = study["parts"][0];
+  for (int i = 0; i < 6; ++i) part["parameters"].push_back({{"name", fmt::format("p{}", i)}, {"values", {1, 2, 3}}});
+  for (int i = 0; i < 5000; ++i) {
+    json c = a_candidate(128, 64, "rows", 2.6 + 0.0001 * i, i);
+    for (int k = 0; k < 6; ++k) c["parameters"][fmt::format("p{}", k)] = 1 + (i + k) % 3;
+    part["candidates"].push_back(c);
+  }
+  const std::string html = page_of(study);
+  CHECK(count(html, "<figure class=\"heat\"") == 15 + 3);  // pairs of six of nine; of three
+  CHECK(html.find("Best ms by n and order") != std::string::npos);
+  CHECK(count(html, "<circle ") < 2 * 2000 + 100);
+  CHECK(count(html, ", the default</title>") == 4);  // two plots of each part
+  CHECK(html.find("<p>And 4506 more.</p>") != std::string::npos);
+  CHECK(html.size() < 2 << 20);
+}
+
 TEST_CASE("kerf report shows what kerf tune wrote") {
   const Scratch file(".json"), page(".html");
-  REQUIRE(kerf("tune --shape 16,16,300 --budget 1 --candidates 4 --dry-run --out " + file.path).code == 0);
+  REQUIRE(kerf("tune --shape 16,16,300 --budget 60 --candidates 4 --dry-run --out " + file.path).code == 0);
   CHECK(kerf(fmt::format("report {} --out {}", file.path, page.path)).code == 0);
   const std::string html = page.read();
   CHECK(tag_error(html) == "");

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <limits>
 #include <map>
 #include <numeric>
 #include <set>
@@ -21,7 +22,8 @@ using Value = WisdomParameters::mapped_type;
 
 // Colours that the colour-blind tell apart (after Okabe and Ito), on white and on black.
 constexpr const char *blue = "#3a8fc8", *orange = "#d55e00", *green = "#009e73", *grey = "#8a8a8a";
-constexpr std::size_t most_rows = 500, most_groups = 40, most_cells = 40;
+// So that the page of a very large study can still be opened.
+constexpr std::size_t most_rows = 500, most_groups = 40, most_cells = 40, most_axes = 6, most_points = 2000;
 
 std::string text_of(const Value& value) {
   return std::visit([](const auto& x) { return fmt::format("{}", x); }, value);
@@ -128,6 +130,7 @@ class HeatMap {
     }
     // What matters most is shown first.
     std::stable_sort(axes_.begin(), axes_.end(), [](const Axis& a, const Axis& b) { return a.effect > b.effect; });
+    if (axes_.size() > most_axes) axes_.resize(most_axes);
     for (const ReportCandidate& c : part.candidates)
       if (c.ok()) {
         best_ = best_ > 0 ? std::min(best_, c.median_ms) : c.median_ms;
@@ -319,12 +322,15 @@ std::string tip_of(const ReportCandidate& c) {
   return fmt::format("{}: {}{}", describe(c.parameters), ms_text(c.median_ms), c.noisy ? ", noisy" : "");
 }
 
-/// What stands out in both plots.
+bool is_default(const ReportPart& part, const ReportCandidate& c) {
+  return part.untuned && &part.candidates[*part.untuned] == &c;
+}
+
+/// A point in either plot.
 void mark(Drawing& d, double x, double y, const ReportPart& part, const ReportCandidate& c) {
-  const auto is = [&](const std::optional<std::size_t>& i) { return i && &part.candidates[*i] == &c; };
-  if (is(part.winner))
+  if (part.winner && &part.candidates[*part.winner] == &c)
     d.circle(x, y, 6, fmt::format("fill=\"{}\" stroke=\"canvas\"", orange), tip_of(c) + ", the winner");
-  else if (is(part.untuned))
+  else if (is_default(part, c))
     d.rect(x - 5, y - 5, 10, 10, fmt::format("fill=\"{}\" stroke=\"canvas\"", green), tip_of(c) + ", the default");
   else
     d.circle(x, y, 3.5, fmt::format("fill=\"{}\" stroke=\"{}\" fill-opacity=\"0.75\"", c.noisy ? "none" : blue, blue),
@@ -350,6 +356,16 @@ void mark_legend(Drawing& d, const ReportPart& part, double y) {
           [&](double px, double py) { d.circle(px, py, 3.5, fmt::format("fill=\"none\" stroke=\"{}\"", blue)); });
 }
 
+/// The time up to which candidates are drawn as points; the default always is.
+double slowest_drawn(const ReportPart& part) {
+  std::vector<double> times;
+  for (const ReportCandidate& c : part.candidates)
+    if (c.ok()) times.push_back(c.median_ms);
+  if (times.size() <= most_points) return std::numeric_limits<double>::infinity();
+  std::nth_element(times.begin(), times.begin() + (most_points - 1), times.end());
+  return times[most_points - 1];
+}
+
 std::string scatter(const ReportPart& part) {
   std::vector<std::pair<double, double>> points;
   double low = 0, high = 0;
@@ -361,12 +377,14 @@ std::string scatter(const ReportPart& part) {
       high = std::max(high, b);
     }
   if (points.size() < 2) return {};
+  const double slowest = slowest_drawn(part);
   const Scale scale(low, high);
   Axes a("Predicted and measured", scale, scale, "predicted ms", "measured ms");
   a.drawing.line(a.x(scale.low), a.y(scale.low), a.x(scale.high), a.y(scale.high),
                  fmt::format("stroke=\"{}\" stroke-dasharray=\"4 3\"", grey));
   for (const ReportCandidate& c : part.candidates)
-    if (c.ok() && c.predicted_ms > 0) mark(a.drawing, a.x(c.predicted_ms), a.y(c.median_ms), part, c);
+    if (c.ok() && c.predicted_ms > 0 && (c.median_ms <= slowest || is_default(part, c)))
+      mark(a.drawing, a.x(c.predicted_ms), a.y(c.median_ms), part, c);
   mark_legend(a.drawing, part, height - 8);
   a.drawing.text(right, 16, "end", "opacity=\"0.75\"",
                  fmt::format("rank correlation {:.2f} of {}", rank_correlation(points), points.size()));
@@ -399,7 +417,9 @@ std::string over_time(const ReportPart& part) {
     const double y = a.y(part.candidates[*part.untuned].median_ms);
     a.drawing.line(left, y, right, y, fmt::format("stroke=\"{}\" stroke-dasharray=\"4 3\"", green));
   }
-  for (const ReportCandidate* c : by_time) mark(a.drawing, a.x(c->at_s), a.y(c->median_ms), part, *c);
+  const double slowest = slowest_drawn(part);
+  for (const ReportCandidate* c : by_time)
+    if (c->median_ms <= slowest || is_default(part, *c)) mark(a.drawing, a.x(c->at_s), a.y(c->median_ms), part, *c);
   mark_legend(a.drawing, part, height - 8);
   return figure(a.drawing.end());
 }
