@@ -4,6 +4,7 @@
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cmath>
@@ -13,6 +14,7 @@
 #include <mutex>
 
 #include "kerf/error.h"
+#include "runtime/cuda/device.h"
 #include "runtime/loss_args.h"
 #include "runtime/loss_chooser.h"
 #include "runtime/loss_route.h"
@@ -138,6 +140,7 @@ struct Plan::Impl {
     runtime::LossChoice choice;
     std::shared_ptr<runtime::LossRoute> route;
   };
+  const pid_t process = getpid();
   std::mutex mutex;  // guards what follows
   runtime::LossChooser chooser;
   std::map<std::int64_t, Chosen> chosen;
@@ -162,15 +165,24 @@ struct Plan::Impl {
       if (c.choice.points == points) return c.route;
     return std::make_shared<runtime::LossRoute>(desc, pool, cache, order, points);
   }
-  const Chosen& chosen_for(std::int64_t tokens) {
+  const Chosen& chosen_for(std::int64_t tokens, Stream stream = {}) {
+    if (process != getpid())
+      throw DeviceError(
+          "Plan: this process was forked after the plan was made, and the plan's threads, locks and GPU stayed with "
+          "the "
+          "parent; make plans after the fork, or start the child with exec or posix_spawn");
     const std::int64_t bucket = token_bucket(std::max<std::int64_t>(1, tokens));
     const std::lock_guard lock(mutex);
     if (const auto at = chosen.find(bucket); at != chosen.end()) return at->second;
-    Chosen c{.choice = chooser.choose(bucket), .route = nullptr};
+    const bool may_tune = chooser.tuning() == Tuning::on_first_use && !captured(stream);
+    Chosen c{.choice = chooser.choose(bucket, may_tune), .route = nullptr};
     c.route = route_of(c.choice.points);
     return chosen.emplace(bucket, std::move(c)).first->second;
   }
-  runtime::LossRoute& route(std::int64_t tokens) { return *chosen_for(tokens).route; }
+  runtime::LossRoute& route(std::int64_t tokens, Stream stream = {}) { return *chosen_for(tokens, stream).route; }
+  bool captured(Stream stream) const {
+    return desc.device.type == DeviceType::cuda && cuda::is_capturing(*cuda::Device::open(desc.device.ordinal), stream);
+  }
 
   runtime::DeviceLoss& require_filter(const char* call, std::int64_t tokens = 1) {
     runtime::DeviceLoss* filter = standard->filter();
@@ -228,7 +240,7 @@ PlanReport Plan::report(std::int64_t tokens) const {
 
 void Plan::forward(const ForwardArgs& a, Stream stream) {
   const PlanDesc& desc = impl_->desc;
-  runtime::LossRoute& p = impl_->route(rows_of(a.target));
+  runtime::LossRoute& p = impl_->route(rows_of(a.target), stream);
   if (runtime::DeviceLoss* steps = p.stepped(a)) return steps->forward(a, stream);
   const auto [e, c, labels, loss, lse, block_lse, stash, memory, name] =
       runtime::check_forward(desc, a, [&](std::int64_t rows) { return p.workspace(rows, false); });
@@ -279,7 +291,7 @@ void Plan::forward(const ForwardArgs& a, Stream stream) {
 
 void Plan::backward(const BackwardArgs& a, Stream stream) {
   const PlanDesc& desc = impl_->desc;
-  runtime::LossRoute& p = impl_->route(rows_of(a.target));
+  runtime::LossRoute& p = impl_->route(rows_of(a.target), stream);
   if (runtime::DeviceLoss* steps = p.stepped(a)) return steps->backward(a, stream);
   const auto [e, c, labels, lse, grad_loss, de, dc, block_lse, stash, memory, bytes, name] =
       runtime::check_backward(desc, a, [&](std::int64_t rows) { return p.workspace(rows, true); });

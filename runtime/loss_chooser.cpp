@@ -7,8 +7,20 @@
 #include <string_view>
 
 #include "kerf/error.h"
+#include "runtime/tuner/misses.h"
 
 namespace kerf::runtime {
+
+namespace {
+
+std::string& from_of(LossChoice& c, LossPart part) {
+  return part == LossPart::forward ? c.forward_from : part == LossPart::backward ? c.backward_from : c.filtered_from;
+}
+const WisdomParameters& blocks_of(const LossBlocks& b, LossPart part) {
+  return part == LossPart::forward ? b.forward : part == LossPart::backward ? b.backward : b.filtered;
+}
+
+}  // namespace
 
 Tuning tuning_of(Tuning asked) {
   if (asked != Tuning::from_environment) return asked;
@@ -16,7 +28,9 @@ Tuning tuning_of(Tuning asked) {
   const std::string_view text = set != nullptr ? set : "";
   if (text.empty() || text == "lookup") return Tuning::lookup;
   if (text == "off") return Tuning::off;
-  throw UsageError(fmt::format("KERF_TUNE is '{}'; it must be off or lookup", text));
+  if (text == "record") return Tuning::record;
+  if (text == "auto") return Tuning::on_first_use;
+  throw UsageError(fmt::format("KERF_TUNE is '{}'; it must be off, lookup, record or auto", text));
 }
 
 LossChooser::LossChooser(const PlanDesc& desc, const Shared& shared, int threads)
@@ -27,9 +41,7 @@ LossChooser::LossChooser(const PlanDesc& desc, const Shared& shared, int threads
       target_(target_of(desc)),
       layers_(shared.wisdom) {
   for (const LossPart part : {LossPart::forward, LossPart::backward, LossPart::filtered}) {
-    const WisdomParameters& p = part == LossPart::forward    ? given_.forward
-                                : part == LossPart::backward ? given_.backward
-                                                             : given_.filtered;
+    const WisdomParameters& p = blocks_of(given_, part);
     if (p.empty()) continue;
     if (const std::string reason = refusal(part, p); !reason.empty())
       throw UsageError(fmt::format("Plan: the blocks given for its {} part, {}, cannot be taken: {}", name_of(part),
@@ -57,13 +69,9 @@ WisdomKey LossChooser::key(LossPart part, std::int64_t tokens) {
   return key;
 }
 
-void LossChooser::choose(LossPart part, std::int64_t tokens, LossChoice& choice) {
-  std::string& from = part == LossPart::forward    ? choice.forward_from
-                      : part == LossPart::backward ? choice.backward_from
-                                                   : choice.filtered_from;
-  const WisdomParameters& given = part == LossPart::forward    ? given_.forward
-                                  : part == LossPart::backward ? given_.backward
-                                                               : given_.filtered;
+void LossChooser::look_up(LossPart part, std::int64_t tokens, LossChoice& choice) {
+  std::string& from = from_of(choice, part);
+  const WisdomParameters& given = blocks_of(given_, part);
   if (!given.empty()) {
     choice.points.of(part) = *from_wisdom(given);
     from = "given";
@@ -87,10 +95,49 @@ void LossChooser::choose(LossPart part, std::int64_t tokens, LossChoice& choice)
   from = found.exact ? "wisdom" : "nearest bucket";
 }
 
-LossChoice LossChooser::choose(std::int64_t tokens) {
-  LossChoice choice;
+void LossChooser::look_up_all(std::int64_t tokens, LossChoice& choice) {
   for (const LossPart part : {LossPart::forward, LossPart::backward, LossPart::filtered})
-    if (has_part(desc_, part)) choose(part, tokens, choice);
+    if (has_part(desc_, part)) look_up(part, tokens, choice);
+}
+
+bool LossChooser::lacks(const LossChoice& choice) const {
+  const auto settled = [](const std::string& from) { return from == "wisdom" || from == "given"; };
+  return !settled(choice.forward_from) || !settled(choice.backward_from) ||
+         (has_part(desc_, LossPart::filtered) && !settled(choice.filtered_from));
+}
+
+void LossChooser::tune(std::int64_t tokens, LossChoice& choice) {
+  TuneOptions options;
+  options.seconds = desc_.tuning_seconds;
+  options.wisdom = user_wisdom_file();
+  try {
+    const LossTuning tuning = tune_loss(desc_, tokens, options);
+    for (const TuneReport& r : tuning.parts)
+      for (const LossPart part : {LossPart::forward, LossPart::backward, LossPart::filtered}) {
+        if (r.key.part != name_of(part) || !r.winner) continue;
+        std::string& from = from_of(choice, part);
+        if (from == "wisdom" || from == "given") continue;
+        choice.points.of(part) = r.candidates[*r.winner].point;
+        from = "tuned";
+      }
+  } catch (const std::exception& e) {  // a loss that is not tuned is still a loss
+    choice.notes.push_back(fmt::format("tuning on first use failed: {}", e.what()));
+  }
+}
+
+LossChoice LossChooser::choose(std::int64_t tokens, bool may_tune) {
+  LossChoice choice;
+  look_up_all(tokens, choice);
+  if (!lacks(choice)) return choice;
+  if (tuning_ == Tuning::record) {
+    if (const std::string file = user_misses_file(); file.empty() || !note_miss(file, desc_, tokens))
+      choice.notes.push_back(fmt::format("'{}' cannot be written, so what wisdom lacks is not noted", file));
+  } else if (tuning_ == Tuning::on_first_use) {
+    if (may_tune)
+      tune(tokens, choice);
+    else
+      choice.notes.emplace_back("the stream is being captured, so nothing was tuned; prepare the plan before");
+  }
   return choice;
 }
 

@@ -26,15 +26,20 @@ struct LossChoice {
 
 class LossChooser {
  public:
+  /// UsageError where the blocks that were given are none of the plan's.
   LossChooser(const PlanDesc& desc, const Shared& shared, int threads);
-  /// Asks wisdom; times nothing. UsageError where the blocks that were given are none of the plan's.
-  LossChoice choose(std::int64_t tokens);
+  /// Asks wisdom, and with Tuning::on_first_use measures what it lacks where `may_tune`.
+  LossChoice choose(std::int64_t tokens, bool may_tune);
   /// Why a point is none of a part; empty: it is.
   std::string refusal(LossPart part, const WisdomParameters& parameters) const;
   Tuning tuning() const { return tuning_; }
 
  private:
-  void choose(LossPart part, std::int64_t tokens, LossChoice& choice);
+  void look_up(LossPart part, std::int64_t tokens, LossChoice& choice);
+  void look_up_all(std::int64_t tokens, LossChoice& choice);
+  /// Whether a part was neither given nor found in the bucket.
+  bool lacks(const LossChoice& choice) const;
+  void tune(std::int64_t tokens, LossChoice& choice);
   const WisdomLayers& layers();
   WisdomKey key(LossPart part, std::int64_t tokens);
 

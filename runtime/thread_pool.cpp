@@ -154,7 +154,7 @@ void ThreadPool::run(std::int64_t count, const Impl::Work& work) {
   Impl& p = *impl_;
   if (count <= 0) return;
   if (p.process != getpid() && !p.workers.empty())
-    throw UsageError(
+    throw DeviceError(
         "ThreadPool::run: this process was forked after the pool was made, and the pool's threads stayed "
         "with the parent; make pools and plans after the fork");
   if (p.inside()) throw UsageError("ThreadPool::run: called from inside its own work; a pool runs one call at a time");

@@ -46,9 +46,12 @@ std::string_view name_of(Filter f);
 std::string_view name_of(Order o);
 
 /// Where a plan finds the blocks of its programs. off: made from the sizes alone. lookup: of wisdom, where it knows
-/// this machine and number of tokens, else of the nearest number, else as with off; nothing is ever timed.
-/// from_environment: as KERF_TUNE names it; lookup where it is not set.
-enum class Tuning : std::uint8_t { from_environment, off, lookup };
+/// this machine and number of tokens, else of the nearest number, else as with off; nothing is ever timed. record: the
+/// same, and what wisdom lacks is noted (user_misses_file). on_first_use: what wisdom lacks is measured within
+/// tuning_seconds when it is first asked for, by workspace_bytes, a call or prepare, and kept in the user's wisdom; not
+/// while the call's stream is captured. from_environment: as KERF_TUNE names it, off, lookup, record or auto; lookup
+/// where it is not set. What was chosen for a number of tokens stays for the life of the plan.
+enum class Tuning : std::uint8_t { from_environment, off, lookup, record, on_first_use };
 
 /// What is fixed for the life of a plan.
 struct PlanDesc {
@@ -84,6 +87,7 @@ struct PlanDesc {
   /// N.
   bool check_labels = false;
   Tuning tuning = Tuning::from_environment;
+  double tuning_seconds = 10;  // for one number of tokens, with Tuning::on_first_use
 };
 
 struct ForwardArgs {
@@ -126,9 +130,9 @@ struct PlanReport {
   int threads = 1;
   std::string blocks;  // "n=256 v=256 d=256"
   /// Where the blocks of a direction are from: "default", "wisdom", "nearest bucket" (wisdom of another number of
-  /// tokens) or "given".
+  /// tokens), "tuned" (now, on first use) or "given".
   std::string forward_from, backward_from;
-  std::vector<std::string> notes;  // wisdom that was passed over, and why
+  std::vector<std::string> notes;  // wisdom that was passed over, tuning that was not done, and why
 };
 
 /// What a filtered backward did.

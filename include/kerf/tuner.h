@@ -161,6 +161,10 @@ struct LossTuning {
 /// UsageError where there can be no such plan, DeviceError where the device is not there or memory is short.
 LossTuning tune_loss(const PlanDesc& desc, std::int64_t tokens, const TuneOptions& options = {});
 
+/// Where Tuning::record notes what wisdom lacks, for kerf tune --missing: the file that KERF_TUNE_MISSES names, else
+/// missing.jsonl beside the user's wisdom. Empty where there is no place for either.
+std::string user_misses_file();
+
 /// Where measurements of this process are valid: the processor and the number of cores, or a GPU with its driver.
 WisdomValidators validators_of(Device device = {});
 

@@ -219,6 +219,14 @@ void download(const Device& device, void* to, const void* from, std::size_t byte
           "cuMemcpyDtoHAsync_v2", "copying from " + device.info().describe());
 }
 
+bool is_capturing(const Device& device, Stream stream) {
+  const Current current(device);
+  api::CaptureStatus status = api::CaptureStatus::none;
+  // Of the default stream the driver refuses to tell while another one is captured.
+  return device.driver()->cuStreamIsCapturing(handle(stream), &status) != api::Result::success ||
+         status != api::CaptureStatus::none;
+}
+
 void synchronize(const Device& device, Stream stream) {
   const Current current(device);
   const Driver& d = device.driver();

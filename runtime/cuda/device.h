@@ -119,6 +119,8 @@ class OwnStream {
 
 /// Queues a copy of memory of the device to the host.
 void download(const Device& device, void* to, const void* from, std::size_t bytes, Stream stream);
+/// Whether work on the stream goes into a graph instead of to the device.
+bool is_capturing(const Device& device, Stream stream);
 /// Waits for what is queued on a stream of the device.
 void synchronize(const Device& device, Stream stream);
 

@@ -56,7 +56,18 @@ LossSubject::LossSubject(LossBench& bench, LossPart part, const LossPoints& othe
             .backward = part != LossPart::forward,
             .block_lse = filtered,
             .stash = stash};
+  if (bench.desc().device.type == DeviceType::cuda) warm_up();
   if (calls_.backward) bench.begin_backward();
+}
+
+void LossSubject::warm_up() {
+  LossRoute route(bench_.desc(), nullptr, bench_.cache(), std::make_shared<KnownOrder>(), others_);
+  DevicePrograms& programs =
+      part_ == LossPart::filtered ? route.stepped()->filtered_programs() : route.stepped()->programs();
+  const std::vector<DeviceProgram> all = programs.all();
+  bench_.pool()->run(std::ssize(all), [&](std::int64_t begin, std::int64_t end, int) {
+    for (std::int64_t i = begin; i < end; ++i) programs.kernel(all[static_cast<std::size_t>(i)]);
+  });
 }
 
 std::optional<KernelResources> LossSubject::compile(const TunePoint& point) {
@@ -71,6 +82,8 @@ std::optional<KernelResources> LossSubject::compile(const TunePoint& point) {
     DeviceLoss& loss = *route.stepped();
     DevicePrograms& programs = part_ == LossPart::filtered ? loss.filtered_programs() : loss.programs();
     if (on_gpu) resources.emplace();
+    if (part_ == LossPart::backward)
+      for (const DeviceProgram w : {DeviceProgram::list_kept, DeviceProgram::list_written}) programs.kernel(w);
     for (const DeviceProgram w : main_programs(loss, programs, part_, N, bench_.desc())) {
       const KernelResources one = programs.kernel(w).resources();
       if (resources) take_larger(*resources, one);

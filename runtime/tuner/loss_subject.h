@@ -76,6 +76,8 @@ class LossSubject : public TuneSubject {
   bool overlaps() const override { return bench_.desc().device.type == DeviceType::cuda; }
 
  private:
+  /// Compiles what does not depend on the blocks, all at once, so that no candidate pays for it.
+  void warm_up();
   Plan& plan(const TunePoint& point);
 
   LossBench& bench_;

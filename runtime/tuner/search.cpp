@@ -280,7 +280,8 @@ void Search::run_first() {
     const std::size_t begin = taken, end = begin + batch.size();
     if (subject_.overlaps() && end < states_.size()) next.emplace(subject_, points(end));
     compile(batch, begin);
-    for (; taken < end && !over(share_of_first); ++taken) {
+    // The default is timed however long compiling took.
+    for (; taken < end && ((taken == 0 && !interrupted()) || !over(share_of_first)); ++taken) {
       const TuneCandidate& c = report_.candidates[taken];
       if (!c.known && c.status == WisdomStatus::ok) judge(taken);
       tell("first runs", taken + 1);

@@ -138,7 +138,7 @@ TEST_CASE("ThreadPool: after a fork the child gets a clear error and can end") {
     int code = 1;
     try {
       pool->run(4, [](std::int64_t, std::int64_t, int) {});
-    } catch (const UsageError& e) {
+    } catch (const DeviceError& e) {
       code = std::string(e.what()).find("forked") != std::string::npos ? 0 : 2;
     }
     pool.reset();

@@ -14,7 +14,9 @@ using runtime::LossSubject;
 namespace {
 
 PlanDesc on_gpu() {
-  return {.hidden = 64, .vocabulary = 512, .dtype = bf16, .filter = Filter::off, .device = {DeviceType::cuda, 0}};
+  PlanDesc desc{.hidden = 64, .vocabulary = 512, .dtype = bf16, .filter = Filter::off, .threads = 1};
+  desc.device = {DeviceType::cuda, 0};
+  return desc;
 }
 
 }  // namespace
@@ -45,7 +47,7 @@ TEST_SUITE("tuner") {
   TEST_CASE("gpu: a device that computes wrongly leaves no winner, and the search ends with reasons") {
     Fake fake("9.0");
     TuneOptions o;
-    o.seconds = 60, o.candidates = 2;
+    o.seconds = 60, o.candidates = 1;  // the stand-in is for one thread
     const LossTuning tuning = tune_loss(on_gpu(), 256, o);
     REQUIRE(tuning.parts.size() == 1);
     const TuneReport& r = tuning.parts[0];
@@ -59,7 +61,7 @@ TEST_SUITE("tuner") {
     Fake fake("9.0");
     fake->local_bytes = 64;
     TuneOptions o;
-    o.seconds = 60, o.candidates = 2;
+    o.seconds = 60, o.candidates = 1;  // the stand-in is for one thread
     const TuneReport r = tune_loss(on_gpu(), 256, o).parts.at(0);
     for (const TuneCandidate& c : r.candidates) {
       CHECK((c.status == WisdomStatus::wrong || c.status == WisdomStatus::resources));

@@ -171,6 +171,22 @@ TEST_SUITE("tuner") {
     CHECK(winner(r) == 0);
   }
 
+  TEST_CASE("search: 20 searches with noisy times choose within 2 % of the best at least 19 times") {
+    int good = 0;
+    std::uint64_t state = 7;
+    const auto uniform = [&] {
+      state = state * 6364136223846793005U + 1442695040888963407U;
+      return static_cast<double>(state >> 33) / 2147483648.0;
+    };
+    const auto truth = [](std::int64_t x) { return 10.0 + 0.08 * static_cast<double>((x * 11) % 24); };
+    for (int i = 0; i < 20; ++i) {
+      Scripted s;  // 3 % of noise, and every tenth run half as slow again
+      s.ms = [&](std::int64_t x, int) { return truth(x) * (1 + 0.03 * uniform()) * (uniform() < 0.1 ? 1.5 : 1); };
+      good += truth(winner(search(s.task(24, 5), s, s.options()))) <= 10.0 * 1.02 + 0.02;
+    }
+    CHECK(good >= 19);
+  }
+
   TEST_CASE("search: progress tells the best so far") {
     Scripted s;
     s.ms = [](std::int64_t x, int) { return 20.0 - static_cast<double>(x); };

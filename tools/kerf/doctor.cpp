@@ -1,5 +1,6 @@
 // kerf doctor: what was found on this machine, what is missing, what to do about it.
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <chrono>
 #include <cstdlib>
@@ -9,6 +10,7 @@
 #include "codegen/cpu/jit.h"
 #include "kerf/cache.h"
 #include "kerf/error.h"
+#include "kerf/wisdom.h"
 #include "runtime/cuda/device.h"
 #include "tools/kerf/verbs.h"
 #include "tools/support/blas.h"
@@ -184,6 +186,12 @@ int doctor(const DoctorOptions& options) {
 
   const CacheStatus cache = CodeCache().status();
   for (const std::string& w : cache.warnings) advice.push_back("cache: " + w);
+  const WisdomLayers wisdom = WisdomLayers::open();
+  for (const WisdomProblem& p : wisdom.problems())
+    if (!p.note) advice.push_back("wisdom: " + p.text());
+  std::vector<std::string> wisdom_layers;
+  for (const WisdomLayers::Layer& l : wisdom.layers())
+    wisdom_layers.push_back(fmt::format("{} ({} records)", l.name, l.wisdom.records().size()));
   const std::string llvm = codegen::cpu::llvm_version();
   if (options.json) {
     print_json(
@@ -200,6 +208,7 @@ int doctor(const DoctorOptions& options) {
          {"gpu", gpu ? gpu->json : nlohmann::ordered_json(nullptr)},
          {"cache_folder",
           cache.folder.empty() ? nlohmann::ordered_json(nullptr) : nlohmann::ordered_json(cache.folder)},
+         {"wisdom", wisdom_layers},
          {"advice", advice}});
   } else {
     const auto line = [](const char* name, const std::string& value) { fmt::print("{:<14}{}\n", name, value); };
@@ -215,6 +224,8 @@ int doctor(const DoctorOptions& options) {
     for (const auto& [name, value] : gpu ? gpu->lines : decltype(gpu->lines){}) line(name, value);
     line("cache folder", cache.folder.empty() ? "none; programs are compiled when first used and kept in memory"
                                               : cache.folder + " (see kerf cache)");
+    line("wisdom", wisdom_layers.empty() ? "none; kerf tune measures which blocks are fast here"
+                                         : fmt::format("{}", fmt::join(wisdom_layers, ", ")));
     for (const std::string& a : advice) fmt::print("-> {}\n", a);
     if (advice.empty()) fmt::print("nothing is missing\n");
   }

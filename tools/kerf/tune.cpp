@@ -11,6 +11,7 @@
 
 #include "kerf/error.h"
 #include "runtime/tuner/loss_setup.h"
+#include "runtime/tuner/misses.h"
 #include "runtime/tuner/worker.h"
 #include "tools/kerf/tune_study.h"
 #include "tools/kerf/verbs.h"
@@ -28,7 +29,7 @@ struct TuneVerb {
   double memory_mib = 0;
   std::string wisdom, out;
   double candidate_seconds = 20;
-  bool dry_run = false, again = false, json = false, in_process = false;
+  bool dry_run = false, again = false, json = false, in_process = false, missing = false;
 };
 
 struct WorkerVerb {};
@@ -100,66 +101,102 @@ void print_part(const TuneReport& r) {
       fmt::print("{:<9}{} {}: {}\n", "", name_of(c.status), describe(c.point), c.reason);
 }
 
-/// "study.json", or with several numbers of tokens "study.1024.json".
-std::string file_for(const TuneVerb& o, std::int64_t tokens) {
-  if (o.out.empty() || o.tokens.size() < 2) return o.out;
-  const std::filesystem::path path = o.out;
-  return (path.parent_path() / fmt::format("{}.{}{}", path.stem().string(), tokens, path.extension().string()))
+/// One loss to tune.
+struct Job {
+  PlanDesc desc;
+  std::int64_t tokens = 0;
+};
+
+std::vector<Job> jobs_of(const TuneVerb& o) {
+  std::vector<Job> jobs;
+  if (o.missing) {
+    if (!o.input.shape.empty() || !o.input.model.empty())
+      throw UsageError("--missing: tunes what calls asked for; leave --shape and --model out");
+    for (const runtime::TuneMiss& m : runtime::read_misses(user_misses_file())) jobs.push_back({m.desc, m.tokens});
+    return jobs;
+  }
+  if (!o.input.shape.empty() && !o.tokens.empty())
+    throw UsageError("--tokens: --shape names the tokens already; leave one of the two out");
+  InputOptions input = o.input;
+  for (const std::int64_t tokens : o.tokens.empty() ? std::vector{input.tokens} : o.tokens) {
+    input.tokens = tokens;
+    const ProblemSpec spec = input.spec(0);
+    jobs.push_back({input.desc(spec), spec.tokens});
+  }
+  return jobs;
+}
+
+/// Where records go; empty: nowhere.
+std::string wisdom_of(const TuneVerb& o) {
+  if (o.dry_run) return "";
+  const std::string file = !o.wisdom.empty() ? o.wisdom : user_wisdom_file();
+  if (file.empty())
+    throw UsageError(
+        "there is no place for wisdom: HOME, XDG_DATA_HOME and KERF_WISDOM are not set; name a file with --wisdom, or "
+        "keep nothing with --dry-run");
+  if (const auto folder = std::filesystem::path(file).parent_path(); !folder.empty())
+    std::filesystem::create_directories(folder);
+  return file;
+}
+
+/// "study.json", or of several jobs "study.1.json", "study.2.json", ...
+std::string file_for(const std::string& out, std::size_t job, std::size_t jobs) {
+  if (out.empty() || jobs < 2) return out;
+  const std::filesystem::path path = out;
+  return (path.parent_path() / fmt::format("{}.{}{}", path.stem().string(), job + 1, path.extension().string()))
       .string();
 }
 
-int tune(const TuneVerb& o) {
-  TuneVerb v = o;
-  if (!v.input.shape.empty() && !v.tokens.empty())
-    throw UsageError("--tokens: --shape names the tokens already; leave one of the two out");
-  if (v.tokens.empty()) v.tokens = {v.input.tokens};
-  const std::string wisdom = v.dry_run ? "" : !v.wisdom.empty() ? v.wisdom : user_wisdom_file();
-  if (wisdom.empty() && !v.dry_run)
-    throw UsageError(
-        "there is no place for wisdom: HOME, XDG_DATA_HOME and KERF_WISDOM are not set; name a file with "
-        "--wisdom, or keep nothing with --dry-run");
-  if (!wisdom.empty())
-    if (const auto folder = std::filesystem::path(wisdom).parent_path(); !folder.empty())
-      std::filesystem::create_directories(folder);
-
-  const StopOnInterrupt interrupt;
+TuneStudy measure(const TuneVerb& o, const Job& job, const std::string& wisdom, const std::stop_token& stop) {
+  const auto start = std::chrono::steady_clock::now();
+  TuneStudy study{.desc = job.desc, .tokens = job.tokens, .level = level_of(job.desc), .tuning = {}};
+  study.budget_seconds = o.budget, study.budget_candidates = o.candidates;
   StatusLine line;
+  TuneOptions options;
+  options.seconds = o.budget, options.candidates = o.candidates;
+  options.memory = static_cast<std::size_t>(o.memory_mib * (1 << 20));
+  options.stop = stop;
+  options.wisdom = wisdom, options.again = o.again;
+  if (!o.in_process) options.worker = std::filesystem::read_symlink("/proc/self/exe").string();
+  options.candidate_seconds = o.candidate_seconds;
+  options.progress = [&](const TuneProgress& p) { line.show(p); };
+  study.tuning = tune_loss(job.desc, job.tokens, options);
+  study.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  return study;
+}
+
+int tune(const TuneVerb& o) {
+  const std::vector<Job> jobs = jobs_of(o);
+  const std::string wisdom = wisdom_of(o);
+  const StopOnInterrupt interrupt;
   bool failed = false;
   nlohmann::ordered_json all = nlohmann::ordered_json::array();
-  for (const std::int64_t tokens : v.tokens) {
-    v.input.tokens = tokens;
-    const ProblemSpec spec = v.input.spec(0);
-    const auto start = std::chrono::steady_clock::now();
-    TuneStudy study{.desc = v.input.desc(spec), .tokens = spec.tokens, .level = {}, .tuning = {}};
-    study.level = level_of(study.desc);
-    study.budget_seconds = v.budget, study.budget_candidates = v.candidates;
-    TuneOptions options;
-    options.seconds = v.budget, options.candidates = v.candidates;
-    options.memory = static_cast<std::size_t>(v.memory_mib * (1 << 20));
-    options.stop = interrupt.token();
-    options.wisdom = wisdom, options.again = v.again;
-    if (!v.in_process) options.worker = std::filesystem::read_symlink("/proc/self/exe").string();
-    options.candidate_seconds = v.candidate_seconds;
-    options.progress = [&](const TuneProgress& p) { line.show(p); };
-    if (!v.json)
-      fmt::print("tune N={} D={} V={} {} on {}\n", token_bucket(std::max<std::int64_t>(1, spec.tokens)), spec.hidden,
-                 spec.vocabulary, name_of(spec.dtype), device_text(study.desc, ThreadPool(study.desc.threads).size()));
-    std::fflush(stdout);
-    study.tuning = tune_loss(study.desc, spec.tokens, options);
-    study.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-    line.clear();
-    for (const TuneReport& r : study.tuning.parts) {
-      failed = failed || !r.winner;
-      if (!v.json) print_part(r);
+  for (std::size_t i = 0; i < jobs.size() && !interrupt.arrived(); ++i) {
+    const Job& job = jobs[i];
+    if (!o.json) {
+      fmt::print("tune N={} D={} V={} {} on {}\n", token_bucket(std::max<std::int64_t>(1, job.tokens)), job.desc.hidden,
+                 job.desc.vocabulary, name_of(job.desc.dtype),
+                 device_text(job.desc, ThreadPool(job.desc.threads).size()));
+      std::fflush(stdout);
     }
+    const TuneStudy study = measure(o, job, wisdom, interrupt.token());
+    bool whole = !study.tuning.parts.empty();
+    for (const TuneReport& r : study.tuning.parts) {
+      whole = whole && r.winner && r.stopped != "interrupt";
+      failed = failed || !r.winner;
+      if (!o.json) print_part(r);
+    }
+    if (o.missing && whole && !o.dry_run) runtime::forget_miss(user_misses_file(), {job.desc, job.tokens});
     const nlohmann::ordered_json json = to_json(study);
-    if (v.json) all.push_back(json);
-    if (const std::string file = file_for(v, tokens); !file.empty() && !(std::ofstream(file) << json.dump(1) << '\n'))
+    all.push_back(json);
+    if (const std::string file = file_for(o.out, i, jobs.size());
+        !file.empty() && !(std::ofstream(file) << json.dump(1) << '\n'))
       throw UsageError(fmt::format("--out {}: cannot be written", file));
-    if (interrupt.arrived()) break;
   }
-  if (v.json)
+  if (o.json)
     print_json(all.size() == 1 ? all[0] : all);
+  else if (jobs.empty())
+    fmt::print("nothing is missing in {}\n", user_misses_file());
   else if (!wisdom.empty())
     fmt::print("kept in {}\n", wisdom);
   return interrupt.arrived() ? 130 : failed ? 1 : 0;
@@ -208,6 +245,7 @@ void add_tune(CLI::App& app, Run& run) {
   verb->add_option("--memory", o.memory_mib, "MiB that tuning may take; 0: 2048, on a GPU half of what is free")
       ->check(CLI::Range(0.0, 1e7));
   verb->add_option("--wisdom", o.wisdom, "file that records go to; the user's if not given");
+  verb->add_flag("--missing", o.missing, "tune what calls with KERF_TUNE=record found missing, in place of a shape");
   verb->add_flag("--dry-run", o.dry_run, "keep nothing, and measure all anew");
   verb->add_flag("--again", o.again, "measure again what is known");
   verb->add_option("--timeout", o.candidate_seconds, "seconds after which a candidate that does not end is given up")
