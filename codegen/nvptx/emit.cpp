@@ -419,6 +419,14 @@ Emitter::Registers Emitter::get(ValueId v, const Layout& want) {
   return out;
 }
 
+bool Emitter::adds_product(const Op& op) const {
+  if (op.kind != OpKind::add || p_.type(op.results[0]).dtype != DType::f32) return false;
+  const Op *product = def(op.operands[0]), *held = def(op.operands[1]);
+  if (held && held->kind == OpKind::cast) held = def(held->operands[0]);
+  return product && product->kind == OpKind::mul && held && held->kind == OpKind::load &&
+         p_.tensors[static_cast<std::size_t>(held->tensor)].access == ir::Access::inout;
+}
+
 Emitter::Registers Emitter::make(const Op& op) {
   const ir::Type& t = p_.type(op.results[0]);
   const Layout& l = layout(t);
@@ -426,22 +434,38 @@ Emitter::Registers Emitter::make(const Op& op) {
   if (op.kind == OpKind::number) return {rep(op.operands[0]).number};
   std::vector<Registers> operands;
   std::vector<Layout> parts;
+  std::vector<std::map<ValueId, Registers>> indices(op.operands.size());
   DType in = t.dtype;
   for (ValueId o : op.operands) {
     const ir::Type& type = p_.type(o);
     parts.push_back(type.axes.size() == t.axes.size() ? l : l.only(type.axes));
-    operands.push_back(get(o, parts.back()));
+    if (rep(o).late) {
+      barrier();  // sees what this block stored before
+      indices[operands.size()] = gather_indices(rep(o).view, l);
+      operands.emplace_back();
+    } else {
+      operands.push_back(get(o, parts.back()));
+    }
     in = type.dtype;
   }
   Registers out;
   for (int r = 0; r < l.register_count(); ++r) {
     std::vector<Value*> x;
     for (std::size_t o = 0; o < operands.size(); ++o) {
+      if (const Rep& operand = rep(op.operands[o]); operand.late) {
+        x.push_back(load_register(operand.view, t.axes, r, indices[o], false));
+        continue;
+      }
       // The operand's register whose bits are the result's, as far as it has them.
       const int from = matching_register(parts[o], l, r);
       x.push_back(operands[o][static_cast<std::size_t>(from)]);
     }
-    out.push_back(emit_elementwise(b_, op, x, in, t.dtype, math_));
+    auto* product = adds_product(op) ? llvm::dyn_cast<llvm::BinaryOperator>(x[0]) : nullptr;
+    if (product && product->getOpcode() == llvm::Instruction::FMul)
+      out.push_back(b_.CreateIntrinsic(llvm::Intrinsic::fma, {x[1]->getType()},
+                                       {product->getOperand(0), product->getOperand(1), x[1]}));
+    else
+      out.push_back(emit_elementwise(b_, op, x, in, t.dtype, math_));
   }
   return out;
 }
@@ -471,7 +495,9 @@ void Emitter::operation(const Op& op) {
       const bool factor = std::all_of(users.begin(), users.end(), [v](const Op* u) {
         return u->kind == OpKind::dot && (u->operands.size() < 3 || u->operands[2] != v);
       });
-      if (input && view.zero_fill && factor)
+      if (loads_late(op))
+        rep(v).view = view, rep(v).late = true;
+      else if (input && view.zero_fill && factor)
         rep(v).view = view;
       else
         rep(v).registers = load(view, p_.type(v).axes, input);

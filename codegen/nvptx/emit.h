@@ -89,12 +89,14 @@ class Emitter {
     std::vector<Subscript> subscripts;
     Value* fill = nullptr;  // in register form
     bool zero_fill = true;
+    bool sum = false;    // of a tensor that is read and written
     bool pairs = false;  // lies so that two neighbours can be read at once
   };
   struct Rep {
     Value* number = nullptr;  // block: its number; entry: which kept tile
     Registers registers;      // tile
-    View view;                // a load that only dots use
+    View view;                // a load that only dots use, or that is read where it is added
+    bool late = false;        // the second of those
   };
   struct Coordinates {           // of this thread in a layout
     std::map<int, Value*> base;  // by axis: the part of the index that lane and warp give, i32
@@ -145,8 +147,13 @@ class Emitter {
   Registers convert(const Registers& from, const Layout& a, const Layout& to, const std::vector<ir::AxisExtent>& axes,
                     DType t);
   Registers make(const ir::Op& op);
+  /// Whether a sum adds a product to what a tensor holds: made with one rounding, in the registers of the product.
+  bool adds_product(const ir::Op& op) const;
   View tensor_view(const ir::Op& op, std::size_t first_subscript);
   View packed_view(const ir::Op& op, ir::ValueId entry);
+  /// How many indices of an axis there are from `first` on, i32: what each register of a sum is compared with, without
+  /// an index of its own in 64 bits. Other programs have fewer registers to spare for it than for the indices.
+  Value* left_in(const Subscript& s, Value* first);
   /// Byte address of register `reg` and whether it exists.
   Value* address(const View& view, const Layout& l, int reg, const std::map<ir::ValueId, Registers>& indices,
                  Value*& exists);
@@ -161,6 +168,11 @@ class Emitter {
   Value* packed_pair(Value* low, Value* high, DType t);
   std::map<ir::ValueId, Registers> gather_indices(const View& view, const Layout& l);
   Registers load(const View& view, const std::vector<ir::AxisExtent>& axes, bool constant);
+  Value* load_register(const View& view, const std::vector<ir::AxisExtent>& axes, int reg,
+                       const std::map<ir::ValueId, Registers>& indices, bool constant);
+  /// Whether a load only adds what a tensor holds to a sum: each element is then read where it is added, so that a tile
+  /// of them never stands in registers beside the sum.
+  bool loads_late(const ir::Op& op) const;
 
   struct Range {
     Value *begin = nullptr, *end = nullptr;

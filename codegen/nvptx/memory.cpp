@@ -97,6 +97,7 @@ Emitter::View Emitter::tensor_view(const Op& op, std::size_t first) {
   View view;
   view.base = pointer_argument(slot);
   view.dtype = t.dtype;
+  view.sum = t.access == ir::Access::inout;
   for (std::size_t i = 0; i < t.axes.size(); ++i) {
     Subscript s;
     const ValueId v = op.operands[first + i];
@@ -154,6 +155,13 @@ std::map<ValueId, Emitter::Registers> Emitter::gather_indices(const View& view, 
   return out;
 }
 
+Value* Emitter::left_in(const Subscript& s, Value* first) {
+  Value* left = b_.CreateSub(s.size, first);
+  left = b_.CreateBinaryIntrinsic(llvm::Intrinsic::smin, left, c64(std::numeric_limits<std::int32_t>::max()));
+  left = b_.CreateBinaryIntrinsic(llvm::Intrinsic::smax, left, c64(0));
+  return b_.CreateTrunc(left, b_.getInt32Ty());
+}
+
 Value* Emitter::address(const View& view, const Layout& l, int reg, const std::map<ValueId, Registers>& indices,
                         Value*& exists) {
   // What the register number adds along the contiguous axis is a constant that fits the instruction: registers that
@@ -174,7 +182,9 @@ Value* Emitter::address(const View& view, const Layout& l, int reg, const std::m
     const auto& base = coordinates(l).base;
     const auto lane = base.find(s.axis);
     Value* first = lane == base.end() ? s.start : b_.CreateAdd(s.start, to64(lane->second));
-    if (!s.inside) exists = both(exists, b_.CreateICmpULT(b_.CreateAdd(first, c64(own)), s.size));
+    if (!s.inside)
+      exists = both(exists, view.sum ? b_.CreateICmpSLT(c32(own), left_in(s, first))
+                                     : b_.CreateICmpULT(b_.CreateAdd(first, c64(own)), s.size));
     offset = b_.CreateAdd(offset, b_.CreateMul(first, s.stride));
     const auto* stride = llvm::dyn_cast<llvm::ConstantInt>(s.stride);
     if (stride)
@@ -184,6 +194,42 @@ Value* Emitter::address(const View& view, const Layout& l, int reg, const std::m
   }
   Value* at = b_.CreateGEP(b_.getInt8Ty(), view.base, b_.CreateMul(offset, c64(size_of(view.dtype))));
   return b_.CreateGEP(b_.getInt8Ty(), at, c64(fixed * size_of(view.dtype)));
+}
+
+namespace {
+
+/// The region that an operation stands in itself.
+const ir::Region* region_of(const ir::Region& r, const Op& op) {
+  for (const Op& x : r.ops) {
+    if (&x == &op) return &r;
+    for (const ir::Region& inner : x.regions)
+      if (const ir::Region* found = region_of(inner, op)) return found;
+  }
+  return nullptr;
+}
+
+}  // namespace
+
+Value* Emitter::load_register(const View& view, const std::vector<ir::AxisExtent>& axes, int reg,
+                              const std::map<ValueId, Registers>& indices, bool constant) {
+  const Layout& l = layouts_.of(axes);
+  Value *exists = nullptr, *ptr = address(view, l, reg, indices, exists);
+  return load_global(ptr, view.dtype, both(exists, in_tile(l, axes, reg)), view.fill, constant);
+}
+
+bool Emitter::loads_late(const Op& op) const {
+  const ir::TensorInfo& t = p_.tensors[static_cast<std::size_t>(op.tensor)];
+  const auto& users = users_[static_cast<std::size_t>(op.results[0])];
+  if (op.kind != OpKind::load || t.access != ir::Access::inout || users.size() != 1) return false;
+  const Op* user = users[0];
+  if (user->kind != OpKind::add || p_.type(user->results[0]).axes != p_.type(op.results[0]).axes) return false;
+  // What is stored meanwhile must not be read, nor anything again and again.
+  const std::vector<Op>& ops = region_of(p_.body, op)->ops;
+  for (const Op* next = &op + 1; next != ops.data() + ops.size(); ++next) {
+    if (next == user) return true;
+    if (next->kind == OpKind::store || next->kind == OpKind::store_packed || !next->regions.empty()) return false;
+  }
+  return false;
 }
 
 Emitter::Registers Emitter::load(const View& view, const std::vector<ir::AxisExtent>& axes, bool constant) {
@@ -277,12 +323,9 @@ Value* Emitter::packed_pair(Value* low, Value* high, DType t) {
 void Emitter::emit_store(const Op& op) {
   if (plan_ && store_by_box(op)) return;
   View view = op.kind == OpKind::store ? tensor_view(op, 1) : packed_view(op, op.operands[1]);
-  const bool inout = p_.tensors[static_cast<std::size_t>(op.tensor)].access == ir::Access::inout;
-  if (inout) {
-    // Computed anew: addresses and conditions that the load of the same elements had would fill registers until here.
-    view.base = computed_anew(view.base);
+  // Computed anew: conditions that the load of the same elements had would fill registers until here.
+  if (view.sum)
     for (Subscript& s : view.subscripts) s.size = computed_anew(s.size);
-  }
   std::vector<ir::AxisExtent> axes = p_.type(op.operands[0]).axes;
   for (const Subscript& s : view.subscripts) {
     const auto more = s.indices < 0 ? std::vector<ir::AxisExtent>{{s.axis, s.extent}} : p_.type(s.indices).axes;
@@ -292,7 +335,7 @@ void Emitter::emit_store(const Op& op) {
   const ir::Type& t = p_.type(op.operands[0]);
   const Layout part = t.axes.size() == axes.size() ? l : l.only(t.axes);
   const auto indices = gather_indices(view, l);
-  if (inout) barrier();  // every thread has read
+  if (view.sum) barrier();  // every thread has read
   auto place = [&](const View& v, int r, Value*& exists) {
     Value* ptr = address(v, l, r, indices, exists);
     exists = both(both(exists, in_tile(l, axes, r)), coordinates(l).first_copy);

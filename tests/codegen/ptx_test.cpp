@@ -82,15 +82,44 @@ TEST_CASE("ptx: on sm_90a products of bf16 and f16 are read by TMA and multiplie
     }
 }
 
-TEST_CASE("ptx: on sm_90a sums that begin with what a ragged tensor holds keep everything in registers") {
-  const kernels::Shape shape{.vocabulary = 255999, .hidden = 2303, .dtype = bf16, .compact = true};
+TEST_CASE("ptx: sums that begin with what a ragged tensor holds keep everything in registers") {
   const kernels::Blocks rows{.n = 128, .v = 256, .d = 256, .split = 1},
       columns{.n = 128, .v = 256, .d = 128, .split = 1};
-  for (const Program& p : {kernels::grad_e(shape, rows, true, true, true), kernels::grad_c(shape, columns, bf16, true),
-                           kernels::grad_c(shape, columns, f32, true)}) {
-    const std::string text = emit(p, Stage::assembly, Target::cuda("sm_90a"));
-    CHECK(has(text, "wgmma.mma_async.sync.aligned"));
-    check_assembly(p, text, "sm_90a");
+  for (DType t : {bf16, f16})
+    for (const auto& [vocabulary, hidden] : {std::pair<std::int64_t, std::int64_t>(255999, 2303), {50257, 333}}) {
+      const kernels::Shape shape{.vocabulary = vocabulary, .hidden = hidden, .dtype = t, .compact = true};
+      for (const std::string arch : {"sm_90a", "sm_80"})
+        for (const Program& p :
+             {kernels::grad_e(shape, rows, true, true, true), kernels::grad_c(shape, columns, t, true),
+              kernels::grad_c(shape, columns, f32, true)}) {
+          const std::string text = emit(p, Stage::assembly, Target::cuda(arch));
+          CHECK(has(text, "wgmma.mma_async.sync.aligned") == (arch == "sm_90a"));
+          CAPTURE(hidden);
+          CAPTURE(name_of(t));
+          check_assembly(p, text, arch);
+        }
+    }
+}
+
+TEST_CASE("ptx: what is stored before a sum is made is not what the sum reads") {
+  const auto text = [](bool store_first) {
+    ProgramBuilder p("late");
+    const Axis N = p.axis("N");
+    const Tensor x = p.input("x", f32, {N}), sum = p.inout("sum", f32, {N}), y = p.output("y", f32, {N});
+    const Block n = p.parallel(N, 256);
+    const Tile held = load(sum, n), more = load(x, n);
+    if (store_first) store(sum, n, more);
+    const Tile total = exp(more) + held;
+    store(y, n, total);
+    if (!store_first) store(sum, n, total);
+    return emit(p.finish(), Stage::assembly, Target::cuda("sm_80"));
+  };
+  for (const bool store_first : {true, false}) {
+    const std::string ptx = text(store_first);
+    CHECK(ptx.rfind("ld.global") < ptx.find("st.global"));
+    CHECK(ptx.find("st.global") != std::string::npos);
+    // exp comes before the read that is added to it, unless something is stored.
+    CHECK((ptx.find("ex2.approx") < ptx.rfind("ld.global")) == !store_first);
   }
 }
 
