@@ -9,6 +9,7 @@
 #include <limits>
 #include <new>
 #include <thread>
+#include <utility>
 
 #include "kerf/error.h"
 #include "runtime/tuner/compiler.h"
@@ -340,12 +341,22 @@ void Search::finals() {
     last.push_back(*standard);
   for (const std::size_t i : order)
     if (!in_last(i)) drop(i);
+  // Side by side from the start: what was measured before may be of a busier time.
+  std::vector<Samples> before;
+  for (const std::size_t i : last) before.push_back(std::exchange(states_[i].samples, {}));
   run_more(last, most_runs, 1);
+  for (std::size_t k = 0; k < last.size(); ++k) {
+    const std::size_t i = last[k];
+    if (report_.candidates[i].status != WisdomStatus::ok || states_[i].samples.size() >= first_runs) continue;
+    states_[i].samples = before[k];
+    if (before[k].size() > 0) settle(i);
+  }
 
   // Few runs may have been lucky ones: whoever looks better than the best is timed beside them.
   for (std::size_t turn = 0; turn < finalists && !over(1); ++turn) {
     order = by_time();
     if (order.empty() || in_last(order[0])) break;
+    states_[order[0]].samples = {};
     run_more({order[0]}, most_runs, 1);
     last.push_back(order[0]);
   }
