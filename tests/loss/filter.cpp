@@ -279,6 +279,26 @@ TEST_CASE_TEMPLATE("filter: NaN or Inf in a valid row spoils that row and dc, an
   }
 }
 
+TEST_CASE_TEMPLATE("filter: rows that ask for the same blocks share tiles, wherever they lie", On, Host, Steps, Gpu) {
+  if (!On::here()) return;
+  // A third of the rows speaks of the second half of the vocabulary, the others of the first.
+  Routed<On> x({768, 2048, 24}, filtered(f32));
+  const auto second = [](std::int64_t n) { return n % 3 == 1; };
+  for (std::int64_t v = 0; v < 2048; ++v)
+    for (std::int64_t d = 0; d < 2; ++d) x.c.set(v * 24 + d, (v >= 1024) == (d == 1) ? 6 : -6);
+  Random random(4);
+  for (std::int64_t n = 0; n < 768; ++n) {
+    for (std::int64_t d = 0; d < 2; ++d) x.e.set(n * 24 + d, second(n) == (d == 1) ? 2 : 0);
+    if (x.label[static_cast<std::size_t>(n)] >= 0) set_label(x, n, random.integer(0, 1023) + (second(n) ? 1024 : 0));
+  }
+  x.align();
+  typename On::Runner plan(x.desc);
+  const FilterReport report = run_filtered(x, plan);
+  CHECK(report.kept_share < 0.7);
+  CHECK(report.kept_share >= 0.5);
+  x.check();
+}
+
 TEST_CASE_TEMPLATE("filter: a row of c that is not finite spoils every gradient, as without a filter", On, Host, Steps,
                    Gpu) {
   if (!On::here()) return;
