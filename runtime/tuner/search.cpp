@@ -1,6 +1,5 @@
 #include "runtime/tuner/search.h"
 
-#include <fmt/chrono.h>
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -14,6 +13,7 @@
 #include "kerf/error.h"
 #include "runtime/tuner/compiler.h"
 #include "runtime/tuner/samples.h"
+#include "runtime/tuner/search_log.h"
 
 namespace kerf::runtime {
 
@@ -25,12 +25,10 @@ constexpr double close_enough = 0.005, tie = 0.02;
 constexpr double drift_limit = 0.05;                           // of the default between its first runs and the finals
 constexpr double share_of_first = 0.6, share_of_second = 0.8;  // of the budget
 
-std::string now_text() { return fmt::format("{:%Y-%m-%dT%H:%M:%SZ}", fmt::gmtime(std::chrono::system_clock::now())); }
-
 class Search {
  public:
   Search(const TuneTask& task, TuneSubject& subject, const TuneOptions& options)
-      : task_(task), subject_(subject), options_(options), start_(clock()) {}
+      : task_(task), subject_(subject), options_(options), start_(clock()), log_(task, options.wisdom) {}
   TuneReport run();
 
  private:
@@ -56,7 +54,6 @@ class Search {
   }
 
   void take_up(const Shortlist& list);
-  void adopt_known();
   void run_first();
   void compile(const CandidateCompiler& compiler, std::size_t begin);
   void judge(std::size_t i);
@@ -72,7 +69,7 @@ class Search {
   void fail(std::size_t i, const Ending& ending);
   void drop(std::size_t i);
   void settle(std::size_t i);
-  void keep(std::size_t i);
+  void keep(std::size_t i) { log_.keep(report_.candidates[i]); }
   void tell(const char* step, std::size_t done) const;
   /// Those that ran rightly, the fastest first.
   std::vector<std::size_t> by_time() const;
@@ -85,7 +82,7 @@ class Search {
   std::vector<State> states_;
   std::vector<std::size_t> spilling_;  // compiled, not run
   std::vector<std::size_t> before_;    // who won before
-  std::optional<WisdomAppender> file_;
+  SearchLog log_;
 };
 
 void Search::take_up(const Shortlist& list) {
@@ -100,35 +97,6 @@ void Search::take_up(const Shortlist& list) {
     report_.candidates.push_back(std::move(c));
     states_.emplace_back().rank = e.rank;
   }
-}
-
-void Search::adopt_known() {
-  if (options_.wisdom.empty()) return;
-  const Wisdom known = Wisdom::load(options_.wisdom).wisdom;
-  file_.emplace(options_.wisdom);
-  for (const WisdomRecord& r : known.records()) {
-    if (r.key != task_.key || r.validators != task_.validators) continue;
-    const auto point = from_wisdom(r.parameters);
-    for (std::size_t i = 0; point && i < states_.size(); ++i) {
-      TuneCandidate& c = report_.candidates[i];
-      if (c.point != *point) continue;
-      if (r.winner) before_.push_back(i);
-      if (options_.again) continue;
-      c.known = true;
-      c.median_ms = r.median_ms, c.spread = r.spread, c.samples = r.samples;
-      c.status = r.status, c.reason = r.reason, c.noisy = r.noisy;
-    }
-  }
-}
-
-void Search::keep(std::size_t i) {
-  if (!file_) return;
-  const TuneCandidate& c = report_.candidates[i];
-  WisdomRecord r;
-  r.key = task_.key, r.validators = task_.validators, r.parameters = to_wisdom(c.point);
-  r.median_ms = c.median_ms, r.spread = c.spread, r.samples = c.samples, r.predicted_ms = c.predicted_ms;
-  r.status = c.status, r.reason = c.reason, r.noisy = c.noisy, r.date = now_text();
-  file_->append(r);
 }
 
 void Search::tell(const char* step, std::size_t done) const {
@@ -405,7 +373,7 @@ TuneReport Search::run() {
   report_.space_size = task_.space.size();
   const std::int64_t most = options_.candidates > 0 ? options_.candidates : default_candidates;
   take_up(shortlist(task_, most));
-  adopt_known();
+  before_ = log_.adopt(report_.candidates, options_.again);
   run_first();
   finals();
   choose();

@@ -4,13 +4,12 @@
 
 #include <chrono>
 #include <cstdlib>
-#include <fstream>
 #include <optional>
 
 #include "codegen/cpu/jit.h"
 #include "kerf/cache.h"
 #include "kerf/error.h"
-#include "kerf/wisdom.h"
+#include "kerf/tuner.h"
 #include "runtime/cuda/device.h"
 #include "tools/kerf/verbs.h"
 #include "tools/support/blas.h"
@@ -25,15 +24,6 @@ struct DoctorOptions {
   std::string device = "cpu";
   bool json = false;
 };
-
-std::string cpu_name() {
-  std::ifstream cpuinfo("/proc/cpuinfo");
-  for (std::string line; std::getline(cpuinfo, line);) {
-    const std::size_t colon = line.find(':');
-    if (line.starts_with("model name") && colon + 2 < line.size()) return line.substr(colon + 2);
-  }
-  return "unknown";
-}
 
 const char* variable(const char* name) {
   const char* const value = std::getenv(name);
@@ -195,7 +185,7 @@ int doctor(const DoctorOptions& options) {
   const std::string llvm = codegen::cpu::llvm_version();
   if (options.json) {
     print_json(
-        {{"cpu", cpu_name()},
+        {{"cpu", validators_of().device},
          {"target", {{"triple", host.triple}, {"cpu", host.cpu}, {"features", host.features}, {"level", host.level()}}},
          {"processors", found_processors},
          {"threads", threads},
@@ -212,7 +202,7 @@ int doctor(const DoctorOptions& options) {
          {"advice", advice}});
   } else {
     const auto line = [](const char* name, const std::string& value) { fmt::print("{:<14}{}\n", name, value); };
-    line("processor", fmt::format("{}, {} available to this process", cpu_name(), found_processors));
+    line("processor", fmt::format("{}, {} available to this process", validators_of().device, found_processors));
     line("kernels for", fmt::format("{} ({}{}{})", host.level(), host.triple, host.cpu.empty() ? "" : ", ", host.cpu));
     line("features", host.features);
     line("threads", fmt::format("{}{}", threads, *variable("KERF_NUM_THREADS") != '\0' ? " (KERF_NUM_THREADS)" : ""));

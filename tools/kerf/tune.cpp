@@ -134,8 +134,6 @@ std::string wisdom_of(const TuneVerb& o) {
     throw UsageError(
         "there is no place for wisdom: HOME, XDG_DATA_HOME and KERF_WISDOM are not set; name a file with --wisdom, or "
         "keep nothing with --dry-run");
-  if (const auto folder = std::filesystem::path(file).parent_path(); !folder.empty())
-    std::filesystem::create_directories(folder);
   return file;
 }
 

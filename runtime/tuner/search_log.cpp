@@ -1,0 +1,44 @@
+#include "runtime/tuner/search_log.h"
+
+#include <fmt/chrono.h>
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+
+namespace kerf::runtime {
+
+SearchLog::SearchLog(const TuneTask& task, const std::string& file) : task_(task) {
+  if (file.empty()) return;
+  known_ = Wisdom::load(file).wisdom;
+  file_.emplace(file);
+}
+
+std::vector<std::size_t> SearchLog::adopt(std::vector<TuneCandidate>& candidates, bool again) const {
+  std::vector<std::size_t> winners;
+  for (const WisdomRecord& r : known_.records()) {
+    if (r.key != task_.key || r.validators != task_.validators) continue;
+    const auto point = from_wisdom(r.parameters);
+    const auto at = std::find_if(candidates.begin(), candidates.end(),
+                                 [&](const TuneCandidate& c) { return point && c.point == *point; });
+    if (at == candidates.end()) continue;
+    if (r.winner) winners.push_back(static_cast<std::size_t>(at - candidates.begin()));
+    if (again) continue;
+    at->known = true;
+    at->median_ms = r.median_ms, at->spread = r.spread, at->samples = r.samples;
+    at->status = r.status, at->reason = r.reason, at->noisy = r.noisy;
+  }
+  return winners;
+}
+
+void SearchLog::keep(const TuneCandidate& c) {
+  if (!file_) return;
+  WisdomRecord r;
+  r.key = task_.key, r.validators = task_.validators, r.parameters = to_wisdom(c.point);
+  r.median_ms = c.median_ms, r.spread = c.spread, r.samples = c.samples, r.predicted_ms = c.predicted_ms;
+  r.status = c.status, r.reason = c.reason, r.noisy = c.noisy;
+  r.date = fmt::format("{:%Y-%m-%dT%H:%M:%SZ}", fmt::gmtime(std::chrono::system_clock::now()));
+  file_->append(r);
+}
+
+}  // namespace kerf::runtime

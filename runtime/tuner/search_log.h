@@ -1,0 +1,27 @@
+// The file of wisdom beside a search: what it knows already, and where records go.
+#pragma once
+
+#include <cstddef>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "runtime/tuner/search.h"
+
+namespace kerf::runtime {
+
+class SearchLog {
+ public:
+  /// `file` empty: nothing is known and nothing kept. Throws as WisdomAppender does.
+  SearchLog(const TuneTask& task, const std::string& file);
+  /// Gives candidates what is known of them, unless all is to be measured anew; which of them won before.
+  std::vector<std::size_t> adopt(std::vector<TuneCandidate>& candidates, bool again) const;
+  void keep(const TuneCandidate& candidate);
+
+ private:
+  const TuneTask& task_;
+  Wisdom known_;
+  std::optional<WisdomAppender> file_;
+};
+
+}  // namespace kerf::runtime
