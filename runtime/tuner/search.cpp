@@ -22,8 +22,8 @@ namespace {
 constexpr std::size_t first_runs = 3, second_runs = 9, most_runs = 60, finalists = 4;
 constexpr double given_up = 3;  // times the best, after one run
 constexpr double close_enough = 0.005, tie = 0.02;
-constexpr double drift_limit = 0.05;                           // of the default between its first runs and the finals
-constexpr double share_of_first = 0.6, share_of_second = 0.8;  // of the budget
+constexpr double drift_limit = 0.05;  // of the default between its first runs and the finals
+constexpr double share_of_first = 0.6, share_of_second = 0.8, share_of_finals = 0.9;  // of the budget
 
 class Search {
  public:
@@ -59,6 +59,8 @@ class Search {
   void judge(std::size_t i);
   void run_more(std::vector<std::size_t> these, std::size_t most, double share);
   void finals();
+  /// Whoever looks better only since it was measured before the finals is no choice; a later search times it again.
+  void pass_over_lucky(const std::vector<std::size_t>& last);
   void choose();
   /// Leaves out what was never taken up.
   void trim();
@@ -312,7 +314,7 @@ void Search::finals() {
   // Side by side from the start: what was measured before may be of a busier time.
   std::vector<Samples> before;
   for (const std::size_t i : last) before.push_back(std::exchange(states_[i].samples, {}));
-  run_more(last, most_runs, 1);
+  run_more(last, most_runs, share_of_finals);
   for (std::size_t k = 0; k < last.size(); ++k) {
     const std::size_t i = last[k];
     if (report_.candidates[i].status != WisdomStatus::ok || states_[i].samples.size() >= first_runs) continue;
@@ -328,6 +330,7 @@ void Search::finals() {
     run_more({order[0]}, most_runs, 1);
     last.push_back(order[0]);
   }
+  pass_over_lucky(last);
   bool noisy = false;
   if (standard && states_[*standard].first_ms > 0 && report_.candidates[*standard].median_ms > 0)
     noisy = std::abs(report_.candidates[*standard].median_ms / states_[*standard].first_ms - 1) > drift_limit;
@@ -338,6 +341,22 @@ void Search::finals() {
     keep(i);
   }
   tell("finals", states_.size());
+}
+
+void Search::pass_over_lucky(const std::vector<std::size_t>& last) {
+  const TuneCandidate* best = nullptr;
+  for (const std::size_t i : last) {
+    const TuneCandidate& c = report_.candidates[i];
+    if (c.status == WisdomStatus::ok && (best == nullptr || c.median_ms < best->median_ms)) best = &c;
+  }
+  for (const std::size_t i : by_time()) {
+    TuneCandidate& c = report_.candidates[i];
+    const bool beside = std::find(last.begin(), last.end(), i) != last.end();
+    if (best == nullptr || beside || c.known || c.median_ms >= best->median_ms) continue;
+    c.status = WisdomStatus::slow;
+    c.reason = "others were faster beside it; they took longer in the finals, which it was not in";
+    keep(i);
+  }
 }
 
 void Search::choose() {

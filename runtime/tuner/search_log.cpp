@@ -27,6 +27,8 @@ std::vector<std::size_t> SearchLog::adopt(std::vector<TuneCandidate>& candidates
     at->known = true;
     at->median_ms = r.median_ms, at->spread = r.spread, at->samples = r.samples;
     at->status = r.status, at->reason = r.reason, at->noisy = r.noisy;
+    constexpr std::int64_t measured = 3;  // and passed over: not given up after its first run
+    if (r.status == WisdomStatus::slow && r.samples >= measured) at->status = WisdomStatus::ok, at->reason.clear();
   }
   return winners;
 }
@@ -36,7 +38,8 @@ void SearchLog::keep(const TuneCandidate& c) {
   WisdomRecord r;
   r.key = task_.key, r.validators = task_.validators, r.parameters = to_wisdom(c.point);
   r.median_ms = c.median_ms, r.spread = c.spread, r.samples = c.samples, r.predicted_ms = c.predicted_ms;
-  r.status = c.status, r.reason = c.reason, r.noisy = c.noisy;
+  // Not noisy: records that are go behind all others, so finalists would behind those that they have beaten.
+  r.status = c.status, r.reason = c.reason;
   r.date = fmt::format("{:%Y-%m-%dT%H:%M:%SZ}", fmt::gmtime(std::chrono::system_clock::now()));
   file_->append(r);
 }
