@@ -41,9 +41,12 @@ void DeviceLoss::read_back(void* to, const void* from, std::size_t bytes, Stream
 FilterReport DeviceLoss::filter_report(const TensorRef& workspace, Stream stream) const {
   FilterFigures f;
   read_back(&f, workspace.data, sizeof f, stream);
-  const kernels::Blocks& b = filtered_->blocks().backward;
-  FilterReport r{.tiles = blocks_of(f.valid, b.n) * blocks_of(desc_.vocabulary, b.v), .kept = f.kept};
-  if (r.kept == kernels::every_tile) r.kept = r.tiles;
+  // The call may have had other blocks than this.
+  FilterReport r{.tiles = f.tiles, .kept = f.kept};
+  if (r.kept == kernels::every_tile) {
+    const kernels::Blocks& b = filtered_->blocks().backward;
+    r.kept = r.tiles = blocks_of(f.valid, b.n) * blocks_of(desc_.vocabulary, b.v);
+  }
   r.kept_share = r.tiles > 0 ? static_cast<double>(r.kept) / static_cast<double>(r.tiles) : 1;
   r.dropped_mass = f.left_out;
   return r;
@@ -152,6 +155,7 @@ struct DeviceLoss::FilteredCall {
                                                      {"lost", call.at(space.lost, f32, {B})},
                                                      {"valid", valid},
                                                      {"kept", call.at(space.kept, i64, {1})},
+                                                     {"tiles", call.at(space.tiles, i64, {1})},
                                                      {"left_out", call.at(space.left_out, f32, {1})}}});
     if (!a.de.given()) return;
     LaunchArgs end{.tensors = {{"sum", call.at(space.sum, f32, {1, M, D})}, {"rows", rows}, {"de", a.de}}};
@@ -178,7 +182,8 @@ struct DeviceLoss::FilteredCall {
       asked.tensors.emplace_back("rating", rating);
       call.run(DeviceProgram::rate_rows, asked);
     }
-    call.run(DeviceProgram::place_rows, {.tensors = {{"rating", rating}, {"of_all", rating}, {"place", place}}});
+    call.run(DeviceProgram::place_rows, {.tensors = {{"rating", rating}, {"of_all", rating}, {"place", place}},
+                                         .axes = {{"G", blocks_of(P, kernels::grouped_rows)}}});
     call.run(DeviceProgram::move_rows, {.tensors = {{"place", place},
                                                     {"rows", from_rows},
                                                     {"target", from_target},

@@ -311,7 +311,7 @@ Program DevicePrograms::record(DeviceProgram which) const {
     case DeviceProgram::dz_of_stash: return kernels::dz_of_stash(compact, backward);
     case DeviceProgram::count_askers: return kernels::count_askers(compact, backward, keep_rule);
     case DeviceProgram::rate_rows: return kernels::rate_rows(compact, backward, keep_rule);
-    case DeviceProgram::place_rows: return kernels::place_rows();
+    case DeviceProgram::place_rows: return kernels::place_rows(kernels::grouped_rows);
     case DeviceProgram::move_rows: return kernels::move_rows();
     case DeviceProgram::keep_tiles: return kernels::keep_tiles(compact, backward, keep_rule);
     case DeviceProgram::rank_columns: return kernels::rank_columns(sides, backward.n);
@@ -321,7 +321,7 @@ Program DevicePrograms::record(DeviceProgram which) const {
     case DeviceProgram::begin_rows: return kernels::begin_rows();
     case DeviceProgram::begin_list: return kernels::begin_list();
     case DeviceProgram::list_selected: return kernels::list_selected(sides, backward.n);
-    case DeviceProgram::count_kept: return kernels::count_kept();
+    case DeviceProgram::count_kept: return kernels::count_kept(backward.n);
     case DeviceProgram::keep_all: return kernels::keep_all();
     case DeviceProgram::forget_masses: return kernels::forget_masses();
     case DeviceProgram::cut_rows: return kernels::cut_rows(backward.n);

@@ -34,7 +34,7 @@ std::int64_t choose_row_parts(std::int64_t tiles, std::int64_t row_blocks, std::
 LabelSpace take_labels(Carver& carve, std::int64_t rows) {
   const std::int64_t R = label_blocks(rows), P = R * kernels::label_block;
   LabelSpace s{};
-  s.valid = carve.take<std::int64_t>(4);  // two more for a filtered backward
+  s.valid = carve.take<std::int64_t>(5);  // three more for a filtered backward
   s.strays = s.valid ? s.valid + 1 : nullptr;
   s.label = carve.take<std::int32_t>(P);
   s.count = carve.take<std::int64_t>(R);

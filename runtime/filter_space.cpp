@@ -19,6 +19,7 @@ FilterSpace lay_out_filter(std::byte* memory, const PlanDesc& desc, std::int64_t
   if (memory) {
     auto* figures = reinterpret_cast<FilterFigures*>(memory);
     s.kept = &figures->kept;
+    s.tiles = &figures->tiles;
     s.left_out = &figures->left_out;
   }
   if (programs.copies_c()) s.c = carve.take<std::byte>(programs.window(), copied_row(desc), size);

@@ -22,12 +22,13 @@ struct FilterRanges {
 
 /// A workspace begins with what is known of the last call.
 struct FilterFigures {
-  std::int64_t valid, strays, kept;
+  std::int64_t valid, strays, kept, tiles;
   float left_out;
 };
 struct FilterSpace {
   LabelSpace labels;
   std::int64_t* kept;      // [1] FilterFigures
+  std::int64_t* tiles;     // [1]
   float* left_out;         // [1]
   std::byte *c, *compact;  // of c a window
   std::int32_t* target;    // [P] in a window, where there are several

@@ -184,10 +184,11 @@ struct Plan::Impl {
     return desc.device.type == DeviceType::cuda && cuda::is_capturing(*cuda::Device::open(desc.device.ordinal), stream);
   }
 
-  runtime::DeviceLoss& require_filter(const char* call, std::int64_t tokens = 1) {
+  /// The default's: order and figures are the same for all.
+  runtime::DeviceLoss& require_filter(const char* call) {
     runtime::DeviceLoss* filter = standard->filter();
     if (!filter) throw UsageError(fmt::format("{}: the plan does not filter (PlanDesc::filter)", call));
-    return tokens > 1 ? *route(tokens).filter() : *filter;
+    return *filter;
   }
 };
 
@@ -360,7 +361,8 @@ bool Plan::filters() const { return impl_->standard->filter() != nullptr; }
 
 std::array<std::int64_t, 2> Plan::block_lse_shape(std::int64_t tokens) const {
   if (tokens < 0) throw UsageError(fmt::format("Plan: {} rows; their number must not be negative", tokens));
-  return impl_->require_filter("Plan::block_lse_shape", tokens).block_lse_shape(tokens);
+  impl_->require_filter("Plan::block_lse_shape");
+  return impl_->route(tokens).filter()->block_lse_shape(tokens);
 }
 
 void Plan::set_order(const std::vector<std::int64_t>& order) {

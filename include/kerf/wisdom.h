@@ -144,6 +144,8 @@ class Wisdom {
 
   /// Throws UsageError for a record that a file could not hold: without a key, with a negative or infinite time, ...
   void add(const WisdomRecord& record);
+  /// The same in place of what there is of the candidate, whichever is the better: it was measured anew.
+  void replace(const WisdomRecord& record);
   void merge(const Wisdom& other);
   /// Drops what is named; returns how many records that were. UsageError where `before` is no date.
   std::size_t prune(const WisdomPrune& what);

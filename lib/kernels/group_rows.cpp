@@ -4,7 +4,7 @@
 //
 //   count_askers   rows that ask for each block of the vocabulary
 //   rate_rows      how rare the rarest block is that a row asks for
-//   place_rows     how many rows come before each
+//   place_rows     how many rows come before each, of some thousands at a time: each is compared with all
 //   move_rows      rows, labels and g in that order, and where each of them lay
 //
 // A row that is sure of its token asks for blocks that all ask for, and lies with its like; flat rows lie together at
@@ -22,7 +22,7 @@
 namespace kerf::kernels {
 
 GroupedRows reference_group_rows(Shape s, Blocks b, KeepRule rule, const Doubles& block_lse, const Doubles& lse,
-                                 const Rows& rows, const Labels& target, const Doubles& g) {
+                                 const Rows& rows, const Labels& target, const Doubles& g, std::int64_t group) {
   const std::int64_t P = std::ssize(rows), B = vocabulary_blocks(s, b);
   const auto asks = [&](std::int64_t v, std::int64_t n) {
     if (rows[n] < 0 || g[n] == 0) return false;
@@ -40,8 +40,9 @@ GroupedRows reference_group_rows(Shape s, Blocks b, KeepRule rule, const Doubles
         out.rating[n] = std::max(out.rating[n], static_cast<std::int32_t>(P + 1 - out.askers[v]));
   }
   std::iota(out.from.begin(), out.from.end(), 0);
-  std::stable_sort(out.from.begin(), out.from.end(),
-                   [&](std::int64_t x, std::int64_t y) { return out.rating[x] > out.rating[y]; });
+  for (std::int64_t begin = 0; begin < P; begin += group)
+    std::stable_sort(out.from.begin() + begin, out.from.begin() + std::min(begin + group, P),
+                     [&](std::int64_t x, std::int64_t y) { return out.rating[x] > out.rating[y]; });
   return out;
 }
 
@@ -101,19 +102,20 @@ Program rate_rows(Shape s, Blocks b, KeepRule rule) {
   return p.finish();
 }
 
-Program place_rows() {
+Program place_rows(std::int64_t rows) {
   ProgramBuilder p("place_rows");
-  // The same rows twice: each beside all.
-  Axis P = p.axis("P"), all = p.axis("all");
-  Tensor rating = p.input("rating", i32, {P}), of_all = p.input("of_all", i32, {all}),
-         place = p.output("place", i64, {P});
-  Block n = p.parallel(P, 32);
-  Tile own = load(rating, n);
-  store(place, n, p.loop(all, 256, full(n, 0, i64), [&](Block m, Tile before) {
+  // The same rows twice: each beside all of its group.
+  Axis P = p.axis("P"), all = p.axis("all"), G = p.axis("G"), I = p.axis("I", rows);
+  Tensor rating = p.input("rating", i32, {P}), of_all = p.input("of_all", i32, {all});
+  Tensor place = p.output("place", i64, {P});
+  Block group = p.parallel(G, 1), i = p.parallel(I, 32);
+  Tile begin = group.number() * rows, n = begin + i.index(), own = load(rating, n, fill(-1));
+  Tile before = p.loop(part(all, group, rows / 256), 256, full(i, 0, i64), [&](Block m, Tile before) {
     Tile other = load(of_all, m);
-    Tile first = m.in_bounds() && (other > own || (other == own && m.index() < n.index()));
-    return before + reduce_sum(where(first, 1, full(m, n, 0, i64)), all);
-  }));
+    Tile first = m.in_bounds() && (other > own || (other == own && m.index() < n));
+    return before + reduce_sum(where(first, 1, full(m, i, 0, i64)), all);
+  });
+  store(place, n, begin + before);
   return p.finish();
 }
 

@@ -149,8 +149,10 @@ Program count_askers(Shape s, Blocks b, KeepRule rule);
 /// The same and askers -> rating [P] i32: P + 1 less the rows that ask for the rarest block that the row asks for; 0 if
 /// it asks for none, -1 if there is no row. If rows are not grouped rows alone -> rating 0 or -1, which moves none.
 Program rate_rows(Shape s, Blocks b, KeepRule rule);
-/// rating [P], of_all [P] the same -> place [P] i64: those with the highest first, equal ones as they are.
-Program place_rows();
+/// rating [P], of_all [P] the same -> place [P] i64: of each `rows` rows, a multiple of 256, those with the highest
+/// first, equal ones as they are. G is the size of an axis: how many times `rows` there are, rounded up.
+inline constexpr std::int64_t grouped_rows = 8192;
+Program place_rows(std::int64_t rows);
 /// place, rows, target, g [P] -> moved_rows, moved_target, moved_g, from [P].
 Program move_rows();
 
@@ -184,8 +186,9 @@ Program begin_rows();
 Program begin_list();
 /// row, column, row_items, column_items [K] i32; item_piece [K] i32 = 0.
 Program list_selected(Sides sides, std::int64_t block_n);
-/// kept_count, lost [B], valid [] -> kept [1] i64: tiles that are kept; left_out [1] f32: mass dropped in a row, mean.
-Program count_kept();
+/// kept_count, lost [B], valid [] -> kept, tiles [1] i64: tiles that are kept, and all; left_out [1] f32: mass dropped
+/// in a row, mean.
+Program count_kept(std::int64_t block_n);
 /// kept [1] i64 = every_tile, left_out [1] f32 = 0: of a backward that could not filter.
 inline constexpr std::int64_t every_tile = -1;
 Program keep_all();

@@ -64,6 +64,6 @@ struct GroupedRows {
   Rows from;      // [P]
 };
 GroupedRows reference_group_rows(Shape s, Blocks b, KeepRule rule, const Doubles& block_lse, const Doubles& lse,
-                                 const Rows& rows, const Labels& target, const Doubles& g);
+                                 const Rows& rows, const Labels& target, const Doubles& g, std::int64_t group);
 
 }  // namespace kerf::kernels

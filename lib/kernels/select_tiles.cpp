@@ -247,16 +247,18 @@ Program sum_pieces(Shape s, Blocks b, bool from_sum) {
   return p.finish();
 }
 
-Program count_kept() {
+Program count_kept(std::int64_t block_n) {
   ProgramBuilder p("count_kept");
   Axis B = p.axis("B"), one = p.axis("one", 1);
   Tensor count = p.input("kept_count", i64, {B}), lost = p.input("lost", f32, {B}), valid = p.input("valid", i64, {});
-  Tensor kept = p.output("kept", i64, {one}), left_out = p.output("left_out", f32, {one});
+  Tensor kept = p.output("kept", i64, {one}), tiles = p.output("tiles", i64, {one});
+  Tensor left_out = p.output("left_out", f32, {one});
   Block at = p.parallel(one, 1);
   auto [sum, mass] = p.loop(B, 256, carry(full(at, 0, i64), zeros(at)), [&](Block b, Tile sum, Tile mass) {
     return carry(sum + reduce_sum(load(count, b), B), mass + reduce_sum(load(lost, b), B));
   });
   store(kept, at, sum);
+  store(tiles, at, (load(valid) + (block_n - 1)) / block_n * p.size(B));
   store(left_out, at, mass / cast(max(load(valid), 1), f32));
   return p.finish();
 }

@@ -1,5 +1,7 @@
 #include "runtime/tuner/loss_setup.h"
 
+#include <fmt/format.h>
+
 #include <nlohmann/json.hpp>
 
 #include "kerf/error.h"
@@ -9,6 +11,15 @@ namespace kerf::runtime {
 namespace {
 
 using nlohmann::json;
+
+/// A value of an enum whose last one is `last`.
+template <class E>
+E one_of(const json& number, E last) {
+  const int x = number.get<int>();
+  if (x < 0 || x > static_cast<int>(last))
+    throw UsageError(fmt::format("tune-worker: {} is none of the {} there are", x, static_cast<int>(last) + 1));
+  return static_cast<E>(x);
+}
 
 class OwningSubject : public TuneSubject {
  public:
@@ -60,20 +71,20 @@ LossSetup parse_setup(const std::string& text) {
     t.at("hidden").get_to(d.hidden);
     t.at("vocabulary").get_to(d.vocabulary);
     d.dtype = dtype_from_name(t.at("dtype").get<std::string>());
-    d.strategy = static_cast<Strategy>(t.at("strategy").get<int>());
+    d.strategy = one_of(t.at("strategy"), Strategy::dense);
     t.at("workspace_limit").get_to(d.workspace_limit);
-    d.filter = static_cast<Filter>(t.at("filter").get<int>());
+    d.filter = one_of(t.at("filter"), Filter::largest);
     t.at("filter_threshold").get_to(d.filter_threshold);
     t.at("filter_e").get_to(d.filter_e);
     t.at("filter_c").get_to(d.filter_c);
     t.at("correction").get_to(d.correction);
-    d.order = static_cast<Order>(t.at("order").get<int>());
+    d.order = one_of(t.at("order"), Order::identity);
     t.at("threads").get_to(d.threads);
-    d.device = {static_cast<DeviceType>(t.at("device").get<int>()), t.at("ordinal").get<int>()};
+    d.device = {one_of(t.at("device"), DeviceType::cuda), t.at("ordinal").get<int>()};
     t.at("arch").get_to(d.arch);
     t.at("tokens").get_to(s.tokens);
     t.at("memory").get_to(s.memory);
-    s.part = static_cast<LossPart>(t.at("part").get<int>());
+    s.part = one_of(t.at("part"), LossPart::filtered);
     t.at("forward").get_to(s.others.forward);
     t.at("backward").get_to(s.others.backward);
     t.at("filtered").get_to(s.others.filtered);

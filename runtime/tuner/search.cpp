@@ -396,6 +396,7 @@ TuneReport Search::run() {
   run_first();
   finals();
   choose();
+  log_.end();
   for (std::size_t i = 0; i < states_.size(); ++i) drop(i);
   trim();
   report_.seconds = elapsed();

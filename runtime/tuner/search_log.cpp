@@ -8,7 +8,7 @@
 
 namespace kerf::runtime {
 
-SearchLog::SearchLog(const TuneTask& task, const std::string& file) : task_(task) {
+SearchLog::SearchLog(const TuneTask& task, const std::string& file) : name_(file), task_(task) {
   if (file.empty()) return;
   known_ = Wisdom::load(file).wisdom;
   file_.emplace(file);
@@ -42,6 +42,15 @@ void SearchLog::keep(const TuneCandidate& c) {
   r.status = c.status, r.reason = c.reason;
   r.date = fmt::format("{:%Y-%m-%dT%H:%M:%SZ}", fmt::gmtime(std::chrono::system_clock::now()));
   file_->append(r);
+  kept_.push_back(r);
+}
+
+void SearchLog::end() {
+  file_.reset();
+  if (kept_.empty()) return;
+  update_wisdom(name_, [&](Wisdom& all) {
+    for (const WisdomRecord& r : kept_) all.replace(r);
+  });
 }
 
 }  // namespace kerf::runtime

@@ -16,12 +16,17 @@ class SearchLog {
   SearchLog(const TuneTask& task, const std::string& file);
   /// Gives candidates what is known of them, unless all is to be measured anew; which of them won before.
   std::vector<std::size_t> adopt(std::vector<TuneCandidate>& candidates, bool again) const;
+  /// Adds a line, which outlives the process.
   void keep(const TuneCandidate& candidate);
+  /// What was measured takes the place of what the file held of it before.
+  void end();
 
  private:
+  const std::string name_;
   const TuneTask& task_;
   Wisdom known_;
   std::optional<WisdomAppender> file_;
+  std::vector<WisdomRecord> kept_;
 };
 
 }  // namespace kerf::runtime

@@ -63,7 +63,7 @@ struct WorkerSubject::Process {
     reader = std::thread([this] { read(); });
   }
   ~Process() {
-    kill(pid, SIGKILL);
+    end();
     reader.join();
     close(socket);
   }
@@ -79,11 +79,15 @@ struct WorkerSubject::Process {
       arrived.notify_all();
     }
     kill(pid, SIGKILL);  // who closes the socket and goes on is of no use
+    siginfo_t info;
+    while (waitid(P_PID, static_cast<id_t>(pid), &info, WEXITED | WNOWAIT) < 0 && errno == EINTR) {
+    }
+    // Its number is another's once it is reaped.
+    const std::lock_guard lock(mutex);
+    ended = true;
     int status = 0;
     while (waitpid(pid, &status, 0) < 0 && errno == EINTR) {
     }
-    const std::lock_guard lock(mutex);
-    ended = true;
     how = how_it_ended(status);
     arrived.notify_all();
   }
@@ -108,6 +112,11 @@ struct WorkerSubject::Process {
       kill(pid, SIGKILL);
     }
     return answer;
+  }
+
+  void end() {
+    const std::lock_guard lock(mutex);
+    if (!ended) kill(pid, SIGKILL);
   }
 
   int socket = -1;

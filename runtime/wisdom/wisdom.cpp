@@ -202,6 +202,12 @@ void Wisdom::add(const WisdomRecord& record) {
   crown(records_.lower_bound(first));
 }
 
+void Wisdom::replace(const WisdomRecord& record) {
+  const WisdomRecord clean = runtime::checked(record);
+  records_.erase(clean);
+  add(clean);
+}
+
 void Wisdom::merge(const Wisdom& other) {
   for (const WisdomRecord& r : other.records_) put(r);
   merge_header(other.header_);

@@ -132,13 +132,15 @@ void check_lists(const Tiles& x, std::int64_t capacity, std::int64_t most_pieces
       if (b < B) left += in_row(b, r);
     }
   }
-  Array kept(i64, {1}), mean_lost(f32, {1});
-  run("count_kept", count_kept(),
+  Array kept(i64, {1}), tiles(i64, {1}), mean_lost(f32, {1});
+  run("count_kept", count_kept(block_n),
       {.arrays = {{"kept_count", &kept_count},
                   {"lost", &lost},
                   {"valid", &valid},
                   {"kept", &kept},
+                  {"tiles", &tiles},
                   {"left_out", &mean_lost}}});
+  CHECK(tiles[0] == static_cast<double>(B * ((N + block_n - 1) / block_n)));
   CHECK(kept[0] == static_cast<double>(kept_in_all));
   CHECK(mean_lost[0] == doctest::Approx(lost_in_all / static_cast<double>(std::max<std::int64_t>(1, N))).epsilon(1e-6));
 

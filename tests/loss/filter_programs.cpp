@@ -114,11 +114,11 @@ TEST_CASE("group_rows: rows go by the rarest block that they ask for, those with
   const Shape s{.vocabulary = 75, .hidden = 21, .dtype = f32, .compact = true};
   const Blocks b{.n = 16, .v = 8, .d = 16, .split = 1};
   const KeepRule rule{.eps = 0x1p-5};
-  const std::int64_t B = 10, P = 300, T = 350;
+  const std::int64_t B = 10, P = 700, T = 850, group = 256;
   Random random(5);
   Array block_lse(f32, {B, P}), lse = normal(random, f32, {T}), rows(i64, {P}), target(i32, {P});
   Array g = normal(random, f32, {P}), askers(i32, {B}), rating(i32, {P}), place(i64, {P});
-  const std::int64_t valid = 270;
+  const std::int64_t valid = 670;
   Rows row_list;
   Labels labels;
   for (std::int64_t n = 0; n < P; ++n) {
@@ -135,7 +135,7 @@ TEST_CASE("group_rows: rows go by the rarest block that they ask for, those with
     }
   }
   const GroupedRows want =
-      reference_group_rows(s, b, rule, block_lse.values(), lse.values(), row_list, labels, g.values());
+      reference_group_rows(s, b, rule, block_lse.values(), lse.values(), row_list, labels, g.values(), group);
   CHECK(want.rating[static_cast<std::size_t>(want.from[0])] > want.rating[static_cast<std::size_t>(want.from[200])]);
   const NamedArrays asked = {{"block_lse", &block_lse}, {"lse", &lse}, {"rows", &rows},
                              {"target", &target},       {"g", &g},     {"askers", &askers}};
@@ -148,9 +148,11 @@ TEST_CASE("group_rows: rows go by the rarest block that they ask for, those with
   on_each_backend(rate_rows(s, b, rule), {.arrays = rated}, [&] {
     for (std::int64_t n = 0; n < P; ++n) CHECK(rating[n] == want.rating[static_cast<std::size_t>(n)]);
   });
-  on_each_backend(place_rows(), {.arrays = {{"rating", &rating}, {"of_all", &rating}, {"place", &place}}}, [&] {
-    for (std::int64_t i = 0; i < P; ++i) CHECK(place[want.from[static_cast<std::size_t>(i)]] == static_cast<double>(i));
-  });
+  on_each_backend(place_rows(group),
+                  {.arrays = {{"rating", &rating}, {"of_all", &rating}, {"place", &place}}, .axes = {{"G", 3}}}, [&] {
+                    for (std::int64_t i = 0; i < P; ++i)
+                      CHECK(place[want.from[static_cast<std::size_t>(i)]] == static_cast<double>(i));
+                  });
   Array alike(i32, {P});
   on_each_backend(rate_rows(s, b, {.group = false}), {.arrays = {{"rows", &rows}, {"rating", &alike}}}, [&] {
     for (std::int64_t n = 0; n < P; ++n) CHECK(alike[n] == (n < valid ? 0 : -1));

@@ -1,6 +1,7 @@
 // Plans that take their blocks from the caller or from wisdom.
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <thread>
 
 #include "kerf/error.h"
@@ -73,11 +74,19 @@ TEST_SUITE("tuner") {
     Plan plan(desc, shared);
     CHECK(plan.block_lse_shape(100)[0] == (300 + 63) / 64);
     CHECK(plan.report(100).backward_from == "given");
-    LossCase c({100, 300, 40}, desc);
-    c.filter(plan);
-    c.run_forward(plan);
-    c.run_backward(plan);
-    CHECK(plan.workspace_bytes(100, true) > 0);
+    for (const std::int64_t rows : {100, 1, 0}) {
+      CAPTURE(rows);
+      LossCase c({rows, 300, 40}, desc);
+      c.filter(plan);
+      c.run_forward(plan);
+      c.poison_backward();
+      const Workspace w(plan.workspace_bytes(rows, true));
+      plan.backward(c.backward_args(w));
+      const FilterReport report = plan.filter_report(w.ref());
+      const std::int64_t valid = std::count_if(c.label.begin(), c.label.end(), [](auto y) { return y >= 0; });
+      CHECK(report.tiles == 5 * ((valid + 63) / 64));
+      CHECK(report.kept <= report.tiles);
+    }
   }
 
   TEST_CASE("plan: blocks that are none of the plan's are refused") {

@@ -51,6 +51,26 @@ TEST_SUITE("tuner") {
     CHECK(all.compiled.size() == 16);
   }
 
+  TEST_CASE("resume: what is measured anew takes the place of what was known, better or worse") {
+    const WisdomFile file;
+    Scripted s;
+    s.wrong[3] = "de";
+    s.ms = [](std::int64_t x, int) { return x == 1 ? 1.0 : 10.0 + static_cast<double>(x); };
+    TuneOptions o = s.options();
+    o.wisdom = file.path;
+    CHECK(winner(search(s.task(8), s, o)) == 1);
+
+    Scripted again;  // 1 was fast in a quiet minute, and 3 is right again; fewer runs tell it
+    again.ms = [](std::int64_t x, int) { return x == 3 ? 5.0 : 10.0 + static_cast<double>(x); };
+    TuneOptions p = again.options();
+    p.wisdom = file.path, p.again = true;
+    CHECK(winner(search(again.task(8), again, p)) == 3);
+    const auto choice = Wisdom::load(file.path).wisdom.lookup(s.task(8).key, s.task(8).validators);
+    REQUIRE(choice.record);
+    CHECK(from_wisdom(choice.record->parameters) == at(3));
+    CHECK(choice.record->median_ms == 5);
+  }
+
   TEST_CASE("resume: who won before wins a tie") {
     const WisdomFile file;
     for (const bool first : {true, false}) {

@@ -177,7 +177,18 @@ int tune(const TuneVerb& o) {
                  device_text(job.desc, ThreadPool(job.desc.threads).size()));
       std::fflush(stdout);
     }
-    const TuneStudy study = measure(o, job, wisdom, interrupt.token());
+    TuneStudy study;
+    try {
+      study = measure(o, job, wisdom, interrupt.token());
+    } catch (const Error& e) {
+      if (!o.missing) throw;
+      // The others are tuned all the same; what can never be is not asked for again.
+      const bool never = dynamic_cast<const UsageError*>(&e) != nullptr;
+      fmt::print(stderr, "kerf: {}: {}{}\n", user_misses_file(), e.what(), never ? "; its line is dropped" : "");
+      if (never && !o.dry_run) runtime::forget_miss(user_misses_file(), {job.desc, job.tokens});
+      failed = true;
+      continue;
+    }
     bool whole = !study.tuning.parts.empty();
     for (const TuneReport& r : study.tuning.parts) {
       whole = whole && r.winner && r.stopped != "interrupt";
