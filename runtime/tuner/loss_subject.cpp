@@ -74,7 +74,9 @@ std::optional<KernelResources> LossSubject::compile(const TunePoint& point) {
   LossPoints points = others_;
   points.of(part_) = point;
   // A plan compiles everything; here only what is called, into the cache that the plan shares.
-  LossRoute route(bench_.desc(), bench_.pool(), bench_.cache(), std::make_shared<KnownOrder>(), points);
+  const auto loaded =
+      std::make_shared<LossRoute>(bench_.desc(), bench_.pool(), bench_.cache(), std::make_shared<KnownOrder>(), points);
+  LossRoute& route = *loaded;
   std::optional<KernelResources> resources;
   const std::int64_t N = bench_.tokens();
   const bool on_gpu = bench_.desc().device.type == DeviceType::cuda;
@@ -98,13 +100,13 @@ std::optional<KernelResources> LossSubject::compile(const TunePoint& point) {
   auto plan = std::make_unique<Plan>(
       bench_.desc(), Shared{.pool = bench_.pool(), .cache = bench_.cache(), .wisdom = nullptr, .blocks = blocks});
   const std::lock_guard lock(mutex_);
-  plans_[point] = std::move(plan);
+  plans_[point] = {loaded, std::move(plan)};
   return resources;
 }
 
 Plan& LossSubject::plan(const TunePoint& point) {
   const std::lock_guard lock(mutex_);
-  return *plans_.at(point);
+  return *plans_.at(point).plan;
 }
 
 std::string LossSubject::check(const TunePoint& point) {
@@ -131,7 +133,7 @@ double LossSubject::run(const TunePoint& point) {
 }
 
 void LossSubject::forget(const TunePoint& point) {
-  std::unique_ptr<Plan> gone;
+  Candidate gone;
   const std::lock_guard lock(mutex_);
   if (const auto at = plans_.find(point); at != plans_.end()) {
     gone = std::move(at->second);

@@ -21,6 +21,8 @@ PlanDesc bench_desc(PlanDesc desc);
 /// What the model needs to know of where they compute.
 Machine machine_of(const PlanDesc& desc, int threads);
 
+class LossRoute;
+
 /// What the parts of one tuning share: the problem, where it lies, what it must come out as.
 class LossBench {
  public:
@@ -85,7 +87,12 @@ class LossSubject : public TuneSubject {
   LossBench::Calls calls_;
   LossPoints others_;
   std::mutex mutex_;
-  std::map<TunePoint, std::unique_ptr<Plan>> plans_;
+  /// What was compiled stays loaded for the plan: GPUs translate some code each time that it is loaded.
+  struct Candidate {
+    std::shared_ptr<const LossRoute> loaded;
+    std::unique_ptr<Plan> plan;
+  };
+  std::map<TunePoint, Candidate> plans_;
 };
 
 }  // namespace kerf::runtime
