@@ -49,7 +49,7 @@ std::string_view name_of(Order o);
 /// this machine and number of tokens, else of the nearest number, else as with off; nothing is ever timed. record: the
 /// same, and what wisdom lacks is noted (user_misses_file). on_first_use: what wisdom lacks is measured within
 /// tuning_seconds when it is first asked for, by workspace_bytes, a call or prepare, and kept in the user's wisdom; not
-/// while the call's stream is captured. from_environment: as KERF_TUNE names it, off, lookup, record or auto; lookup
+/// while the call's stream is captured. Other calls on the plan wait for that. from_environment: as KERF_TUNE names it, off, lookup, record or auto; lookup
 /// where it is not set. What was chosen for a number of tokens stays for the life of the plan.
 enum class Tuning : std::uint8_t { from_environment, off, lookup, record, on_first_use };
 
@@ -174,7 +174,8 @@ class Plan {
   void prepare();
   /// The same for calls of so many tokens, with the blocks that these have; none: with the default's.
   void prepare(const std::vector<std::int64_t>& token_counts);
-  /// Bytes of workspace for N tokens.
+  /// Bytes of workspace for N tokens, with the blocks that so many have: where wisdom chooses other blocks for fewer
+  /// tokens, those may need more. Memory for several numbers of tokens is the most that any of them asks for.
   std::size_t workspace_bytes(std::int64_t tokens, bool backward) const;
   /// Bytes of a stash that holds everything for N tokens: about those of the logits in desc.dtype. With automatic what
   /// workspace_limit has room for, 0 where that is too little to save time; 0 with a strategy that has no stash.
