@@ -157,6 +157,9 @@ class Emitter {
   /// Byte address of register `reg` and whether it exists.
   Value* address(const View& view, const Layout& l, int reg, const std::map<ir::ValueId, Registers>& indices,
                  Value*& exists);
+  /// The same of a tile in the layout of its axes: padding of its layout does not exist.
+  Value* element(const View& view, const std::vector<ir::AxisExtent>& axes, int reg,
+                 const std::map<ir::ValueId, Registers>& indices, Value*& exists);
   /// Whether neighbours along the contiguous axis, two registers of a thread, may be stored as one: the tile lies
   /// inside the tensor and its rows begin at multiples of so many bytes. Null: never.
   Value* pairs_fit(const View& view, const Layout& l, const Layout& part, int bytes);

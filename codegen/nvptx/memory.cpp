@@ -131,6 +131,7 @@ Emitter::View Emitter::packed_view(const Op& op, ValueId entry) {
   View view;
   view.dtype = t.dtype;
   const std::int64_t tile = l.row_extent * l.column_extent;
+  view.sum = t.access == ir::Access::inout;
   Value* byte = b_.CreateMul(rep(entry).number, c64(tile * size_of(t.dtype)));
   view.base = b_.CreateGEP(b_.getInt8Ty(), pointer_argument(cpu::tensor_slot(p_, op.tensor)), byte);
   for (int axis : t.axes) {
@@ -210,11 +211,18 @@ const ir::Region* region_of(const ir::Region& r, const Op& op) {
 
 }  // namespace
 
+Value* Emitter::element(const View& view, const std::vector<ir::AxisExtent>& axes, int reg,
+                        const std::map<ValueId, Registers>& indices, Value*& exists) {
+  const Layout& l = layouts_.of(axes);
+  Value* ptr = address(view, l, reg, indices, exists);
+  exists = both(exists, in_tile(l, axes, reg));
+  return ptr;
+}
+
 Value* Emitter::load_register(const View& view, const std::vector<ir::AxisExtent>& axes, int reg,
                               const std::map<ValueId, Registers>& indices, bool constant) {
-  const Layout& l = layouts_.of(axes);
-  Value *exists = nullptr, *ptr = address(view, l, reg, indices, exists);
-  return load_global(ptr, view.dtype, both(exists, in_tile(l, axes, reg)), view.fill, constant);
+  Value *exists = nullptr, *ptr = element(view, axes, reg, indices, exists);
+  return load_global(ptr, view.dtype, exists, view.fill, constant);
 }
 
 bool Emitter::loads_late(const Op& op) const {
@@ -239,9 +247,7 @@ Emitter::Registers Emitter::load(const View& view, const std::vector<ir::AxisExt
   const bool pairs = view.pairs && !l.registers.empty() && l.registers[0] == Bit{view.subscripts.back().axis, 0};
   Registers out;
   for (int r = 0; r < l.register_count(); ++r) {
-    Value* exists = nullptr;
-    Value* ptr = address(view, l, r, indices, exists);
-    exists = both(exists, in_tile(l, axes, r));
+    Value *exists = nullptr, *ptr = element(view, axes, r, indices, exists);
     if (pairs && !exists) {
       for (Value* x : load_pair(ptr, view.dtype, constant)) out.push_back(x);
       ++r;
@@ -337,8 +343,8 @@ void Emitter::emit_store(const Op& op) {
   const auto indices = gather_indices(view, l);
   if (view.sum) barrier();  // every thread has read
   auto place = [&](const View& v, int r, Value*& exists) {
-    Value* ptr = address(v, l, r, indices, exists);
-    exists = both(both(exists, in_tile(l, axes, r)), coordinates(l).first_copy);
+    Value* ptr = element(v, axes, r, indices, exists);
+    exists = both(exists, coordinates(l).first_copy);
     return ptr;
   };
   auto holder = [&](int r) { return static_cast<std::size_t>(matching_register(part, l, r)); };

@@ -159,6 +159,9 @@ TEST_CASE("ptx: packed tiles that no dot multiplies are read and written two ele
       const std::string text = emit(p, Stage::assembly, Target::cuda(arch));
       CHECK(has(text, t == f32 ? "ld.global.v2.f32" : "ld.global.b32"));
       CHECK(!has(text, "ld.global.b16"));
+      // In place: every thread has read before one writes.
+      CHECK(text.rfind("bar.sync") > text.rfind("ld.global"));
+      CHECK(text.rfind("bar.sync") < text.find("st.global"));
       check_assembly(p, text, arch);
     }
 }
