@@ -27,7 +27,7 @@ GroupedRows reference_group_rows(Shape s, Blocks b, KeepRule rule, const Doubles
   const auto asks = [&](std::int64_t v, std::int64_t n) {
     if (rows[n] < 0 || g[n] == 0) return false;
     const double mass = std::exp(block_lse[v * P + n] - lse[rows[n]]);
-    return (target[n] >= 0 && target[n] / b.v == v) || !(std::abs(g[n]) * mass < rule.eps * std::abs(g[n]));
+    return reference_asks(b, rule, v, target[n], g[n], mass);
   };
   GroupedRows out{Rows(static_cast<std::size_t>(B)), Labels(static_cast<std::size_t>(P)),
                   Rows(static_cast<std::size_t>(P))};

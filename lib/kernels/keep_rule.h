@@ -1,7 +1,10 @@
 // What a row asks for, in the programs that choose tiles.
 #pragma once
 
+#include <cmath>
+
 #include "lib/kernels/kernels.h"
+#include "lib/kernels/reference.h"
 
 namespace kerf::kernels {
 
@@ -15,5 +18,11 @@ struct Asking {
   }
   Tile g, mass, asks;
 };
+
+/// The same of one row that exists and has a gradient, for the references.
+inline bool reference_asks(const Blocks& b, const KeepRule& rule, std::int64_t block, std::int32_t target, double g,
+                           double mass) {
+  return (target >= 0 && target / b.v == block) || !(std::abs(g) * mass < rule.eps * std::abs(g));
+}
 
 }  // namespace kerf::kernels

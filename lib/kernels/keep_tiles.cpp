@@ -34,7 +34,7 @@ KeptTiles reference_keep_tiles(Shape s, Blocks b, KeepRule rule, const Doubles& 
       for (std::int64_t n = r * b.n; n < end; ++n) {
         if (rows[n] < 0 || g[n] == 0) continue;
         const double mass = std::exp(block_lse[v * P + from[n]] - lse[rows[n]]);
-        keep = keep || target[n] / b.v == v || !(std::abs(g[n]) * mass < rule.eps * std::abs(g[n]));
+        keep = keep || reference_asks(b, rule, v, target[n], g[n], mass);
         lost += mass;
       }
       keep = keep || (rule.together > 0 && lost >= rule.together);

@@ -33,4 +33,33 @@ Tile logits_tile(ProgramBuilder& p, Tensor e, const Classifier& c, Rows rows, Bl
   return where(v.in_bounds(), z, -inf);
 }
 
+/// What a forward reads, and what it leaves of each part of the vocabulary.
+struct ForwardTensors {
+  ForwardTensors(ProgramBuilder& p, const Shape& s)
+      : compact(s.compact),
+        S(p.axis("S")),
+        N(p.axis("N")),
+        T(compact ? N : p.axis("T")),
+        V(p.axis("V", s.vocabulary)),
+        D(p.axis("D", s.hidden)),
+        e(p.input("e", s.dtype, {T, D})),
+        c(p, s, V, D),
+        rows(compact ? Tensor() : p.input("rows", i64, {N})),
+        target(p.input("target", i32, {N})),
+        part_max(p.output("part_max", f32, {S, N})),
+        part_sum(p.output("part_sum", f32, {S, N})),
+        part_target(p.output("part_target", f32, {S, N})) {}
+  /// Where the rows of a block lie in e.
+  Tile at(Block n) const { return compact ? Tile() : load(rows, n, fill(-1)); }
+  Tile logits(ProgramBuilder& p, Tile at, Block n, Block v, std::int64_t block_d) const {
+    return compact ? logits_tile(p, e, c, n, n, v, D, block_d) : logits_tile(p, e, c, at, n, v, D, block_d);
+  }
+
+  bool compact;
+  Axis S, N, T, V, D;
+  Tensor e;
+  Classifier c;
+  Tensor rows, target, part_max, part_sum, part_target;
+};
+
 }  // namespace kerf::kernels

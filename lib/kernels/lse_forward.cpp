@@ -42,36 +42,28 @@ Parts reference_lse_forward(Shape s, Blocks b, const Doubles& e, const Doubles& 
 
 Program lse_forward(Shape s, Blocks b, BlockStatistic statistic) {
   ProgramBuilder p("lse_forward");
-  Axis S = p.axis("S"), N = p.axis("N"), T = s.compact ? N : p.axis("T");
-  Axis V = p.axis("V", s.vocabulary), D = p.axis("D", s.hidden);
-  Tensor e = p.input("e", s.dtype, {T, D});
-  const Classifier c(p, s, V, D);
-  Tensor rows;
-  if (!s.compact) rows = p.input("rows", i64, {N});
-  Tensor target = p.input("target", i32, {N});
-  Tensor part_max = p.output("part_max", f32, {S, N}), part_sum = p.output("part_sum", f32, {S, N});
-  Tensor part_target = p.output("part_target", f32, {S, N}), block_lse;
+  const ForwardTensors t(p, s);
+  Tensor block_lse;
   if (statistic != BlockStatistic::none)
-    block_lse = p.output("block_lse", f32, {p.axis("B", vocabulary_blocks(s, b)), N});
+    block_lse = p.output("block_lse", f32, {p.axis("B", vocabulary_blocks(s, b)), t.N});
 
-  Block at = p.parallel(S, 1), n = p.parallel(N, b.n);  // blocks of rows follow each other on one part of c
-  const bool compact = s.compact;
-  Tile r, y = load(target, n, fill(-1));
-  if (!compact) r = load(rows, n, fill(-1));
-  auto [largest, sum, hit] =
-      p.loop(part(V, at, b.split), b.v, carry(full(n, -inf), zeros(n), zeros(n)), [&](Block v, Tile m, Tile s, Tile t) {
-        Tile z = compact ? logits_tile(p, e, c, n, n, v, D, b.d) : logits_tile(p, e, c, r, n, v, D, b.d);
-        Tile here = reduce_max(z, V), m1 = max(m, here);
-        Tile base = where(m1 == -inf, 0, m1);
-        Tile more = reduce_sum(exp(z - base), V), s1 = s * exp(m - base) + more;
-        if (statistic == BlockStatistic::lse) store(block_lse, v.number(), n, base + log(more));
-        if (statistic == BlockStatistic::largest) store(block_lse, v.number(), n, here);
-        Tile t1 = t + reduce_sum(where(v.index(i32) == y, z, 0), V);
-        return carry(m1, s1, t1);
-      });
-  store(part_max, at, n, largest);
-  store(part_sum, at, n, sum);
-  store(part_target, at, n, hit);  // 0 in the parts that do not hold the target
+  Block at = p.parallel(t.S, 1), n = p.parallel(t.N, b.n);  // blocks of rows follow each other on one part of c
+  Tile y = load(t.target, n, fill(-1)), row = t.at(n);
+  auto [largest, sum, hit] = p.loop(part(t.V, at, b.split), b.v, carry(full(n, -inf), zeros(n), zeros(n)),
+                                    [&](Block v, Tile m, Tile s, Tile hit) {
+                                      Tile z = t.logits(p, row, n, v, b.d);
+                                      Tile here = reduce_max(z, t.V), m1 = max(m, here);
+                                      Tile base = where(m1 == -inf, 0, m1);
+                                      Tile more = reduce_sum(exp(z - base), t.V), s1 = s * exp(m - base) + more;
+                                      if (statistic == BlockStatistic::lse)
+                                        store(block_lse, v.number(), n, base + log(more));
+                                      if (statistic == BlockStatistic::largest) store(block_lse, v.number(), n, here);
+                                      Tile hit1 = hit + reduce_sum(where(v.index(i32) == y, z, 0), t.V);
+                                      return carry(m1, s1, hit1);
+                                    });
+  store(t.part_max, at, n, largest);
+  store(t.part_sum, at, n, sum);
+  store(t.part_target, at, n, hit);  // 0 in the parts that do not hold the target
   return p.finish();
 }
 

@@ -29,28 +29,18 @@ Doubles reference_stash(Shape s, Blocks b, const Doubles& e, const Doubles& c, c
 
 Program lse_tiles(Shape s, Blocks b, bool stash) {
   ProgramBuilder p(stash ? "stash_tiles" : "lse_tiles");
-  Axis S = p.axis("S"), N = p.axis("N"), T = s.compact ? N : p.axis("T");
-  Axis V = p.axis("V", s.vocabulary), D = p.axis("D", s.hidden);
-  Tensor e = p.input("e", s.dtype, {T, D});
-  const Classifier c(p, s, V, D);
-  Tensor rows;
-  if (!s.compact) rows = p.input("rows", i64, {N});
-  Tensor target = p.input("target", i32, {N});
-  Tensor part_max = p.output("part_max", f32, {S, N}), part_sum = p.output("part_sum", f32, {S, N});
-  Tensor part_target = p.output("part_target", f32, {S, N});
-  TileList kept = p.tile_list("kept", N, b.n, V, b.v);
+  const ForwardTensors t(p, s);
+  TileList kept = p.tile_list("kept", t.N, b.n, t.V, b.v);
   Packed out;
-  if (stash) out = p.packed_output("stash", s.dtype, kept, {V, N});
+  if (stash) out = p.packed_output("stash", s.dtype, kept, {t.V, t.N});
 
   auto [k, n, v] = p.parallel(kept);
-  Tile r, y = load(target, n, fill(-1));
-  if (!s.compact) r = load(rows, n, fill(-1));
-  Tile z = s.compact ? logits_tile(p, e, c, n, n, v, D, b.d) : logits_tile(p, e, c, r, n, v, D, b.d);
-  Tile hit = reduce_sum(where(v.index(i32) == y, z, 0), V), largest = reduce_max(z, V);
+  Tile y = load(t.target, n, fill(-1)), z = t.logits(p, t.at(n), n, v, b.d);
+  Tile hit = reduce_sum(where(v.index(i32) == y, z, 0), t.V), largest = reduce_max(z, t.V);
   Tile share = exp(z - where(largest == -inf, 0, largest));  // as in lse_forward
-  store(part_max, v.number(), n, largest);
-  store(part_sum, v.number(), n, reduce_sum(share, V));
-  store(part_target, v.number(), n, hit);  // 0 in the parts that do not hold the target
+  store(t.part_max, v.number(), n, largest);
+  store(t.part_sum, v.number(), n, reduce_sum(share, t.V));
+  store(t.part_target, v.number(), n, hit);  // 0 in the parts that do not hold the target
   if (stash) store(out, k, cast(share, s.dtype));
   return p.finish();
 }

@@ -42,6 +42,22 @@ Array array_of(DType dtype, const std::vector<std::int64_t>& values) {
   return a;
 }
 
+/// Rows of which the first `valid` have a label of 75, with a gap after every seventh.
+struct LabelledRows {
+  LabelledRows(std::int64_t P, std::int64_t valid) : valid(valid), rows(i64, {P}), target(i32, {P}) {}
+  void add(Random& random) {
+    const std::int64_t n = std::ssize(row_list);
+    row_list.push_back(n < valid ? n + n / 7 : -1);
+    labels.push_back(n < valid ? static_cast<std::int32_t>(random.integer(0, 74)) : -1);
+    rows.set(n, static_cast<double>(row_list.back()));
+    target.set(n, labels.back());
+  }
+  std::int64_t valid;
+  Array rows, target;
+  Rows row_list;
+  Labels labels;
+};
+
 /// The rows of a [V, D] in this order.
 Doubles ordered(const Array& a, std::int64_t D, const std::vector<std::int64_t>& order) {
   Doubles out;
@@ -65,18 +81,18 @@ TEST_CASE("keep_tiles: a tile is kept if a row asks for it; the others' masses a
         Shape s = base;
         s.dtype = dtype;
         Random random(3 + static_cast<std::uint64_t>(special));
-        Array block_lse(f32, {B, P}), lse = normal(random, f32, {T}), rows(i64, {P}), target(i32, {P});
+        Array block_lse(f32, {B, P}), lse = normal(random, f32, {T});
         Array g = normal(random, f32, {P}), keep(i32, {B, R}), left_out(f32, {B, R}), m(dtype, {B, P});
         const Rows from_list = shuffled(random, P);
         Array from = array_of(i64, from_list);
         const std::int64_t valid = 70;
-        Rows row_list;
-        Labels labels;
+        LabelledRows with(P, valid);
+        auto& rows = with.rows;
+        auto& target = with.target;
+        const Rows& row_list = with.row_list;
+        const Labels& labels = with.labels;
         for (std::int64_t n = 0; n < P; ++n) {
-          row_list.push_back(n < valid ? n + n / 7 : -1);
-          labels.push_back(n < valid ? static_cast<std::int32_t>(random.integer(0, 74)) : -1);
-          rows.set(n, static_cast<double>(row_list.back()));
-          target.set(n, labels.back());
+          with.add(random);
           if (n % 9 == 4 || (n >= 32 && n < 48)) g.set(n, n % 2 ? 0.0 : -0.0);  // a whole block of rows
           for (std::int64_t v = 0; v < B; ++v) {
             double x = (n < valid ? lse[row_list.back()] : 0) - 12 * random.uniform();
@@ -116,16 +132,16 @@ TEST_CASE("group_rows: rows go by the rarest block that they ask for, those with
   const KeepRule rule{.eps = 0x1p-5};
   const std::int64_t B = 10, P = 700, T = 850, group = 256;
   Random random(5);
-  Array block_lse(f32, {B, P}), lse = normal(random, f32, {T}), rows(i64, {P}), target(i32, {P});
+  Array block_lse(f32, {B, P}), lse = normal(random, f32, {T});
   Array g = normal(random, f32, {P}), askers(i32, {B}), rating(i32, {P}), place(i64, {P});
   const std::int64_t valid = 670;
-  Rows row_list;
-  Labels labels;
+  LabelledRows with(P, valid);
+  auto& rows = with.rows;
+  auto& target = with.target;
+  const Rows& row_list = with.row_list;
+  const Labels& labels = with.labels;
   for (std::int64_t n = 0; n < P; ++n) {
-    row_list.push_back(n < valid ? n + n / 7 : -1);
-    labels.push_back(n < valid ? static_cast<std::int32_t>(random.integer(0, 74)) : -1);
-    rows.set(n, static_cast<double>(row_list.back()));
-    target.set(n, labels.back());
+    with.add(random);
     if (n % 9 == 4) g.set(n, n % 2 ? 0.0 : -0.0);
     if (n == 100 || n >= valid) g.set(n, not_a_number);
     for (std::int64_t v = 0; v < B; ++v) {
