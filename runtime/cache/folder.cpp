@@ -92,10 +92,6 @@ std::int64_t seconds_of(Folder::Clock::time_point t) {
 
 }  // namespace
 
-File::~File() {
-  if (fd_ >= 0) close(fd_);
-}
-
 Folder::Outside::Outside() : write(::write), now(Clock::now) {}
 
 std::string file_name(const codegen::Digest& key) {
@@ -308,19 +304,21 @@ File Folder::lock(const codegen::Digest& key, std::chrono::milliseconds limit) c
 
 // ---- keeping it small ----
 
+void Folder::for_each_file(const std::function<void(int, const std::string&, const std::string&)>& visit) const {
+  for (const std::string& prefix : names_in(entries_.get()))
+    if (const File folder = subfolder(entries_.get(), prefix, false))
+      for (const std::string& name : names_in(folder.get())) visit(folder.get(), prefix, name);
+}
+
 std::vector<EntryFile> Folder::list() const {
   std::vector<EntryFile> all;
   const std::int64_t now = seconds_of(outside_.now());
-  for (const std::string& prefix : names_in(entries_.get())) {
-    const File folder = subfolder(entries_.get(), prefix, false);
-    if (!folder) continue;
-    for (const std::string& name : names_in(folder.get())) {
-      struct stat s {};
-      if (!name.ends_with(extension) || fstatat(folder.get(), name.c_str(), &s, AT_SYMLINK_NOFOLLOW) != 0) continue;
-      all.push_back({fmt::format("{}/{}", prefix, name), static_cast<std::uint64_t>(s.st_size),
-                     std::min<std::int64_t>(s.st_mtim.tv_sec, now)});
-    }
-  }
+  for_each_file([&](int folder, const std::string& prefix, const std::string& name) {
+    struct stat s {};
+    if (!name.ends_with(extension) || fstatat(folder, name.c_str(), &s, AT_SYMLINK_NOFOLLOW) != 0) return;
+    all.push_back({fmt::format("{}/{}", prefix, name), static_cast<std::uint64_t>(s.st_size),
+                   std::min<std::int64_t>(s.st_mtim.tv_sec, now)});
+  });
   return all;
 }
 
@@ -344,21 +342,17 @@ void Folder::sweep_sometimes(std::uint64_t limit) const {
 Folder::Swept Folder::sweep_locked(std::uint64_t limit) const {
   Swept swept;
   const std::int64_t now = seconds_of(outside_.now());
-  for (const std::string& prefix : names_in(entries_.get())) {
-    const File folder = subfolder(entries_.get(), prefix, false);
-    if (!folder) continue;
-    for (const std::string& name : names_in(folder.get())) {
-      struct stat s {};
-      if (!name.starts_with(temporary) || fstatat(folder.get(), name.c_str(), &s, AT_SYMLINK_NOFOLLOW) != 0) continue;
-      const std::int64_t age = now - s.st_mtim.tv_sec;
-      if (age < 0) {  // begins to age now
-        const timespec stamp{static_cast<time_t>(now), 0}, times[2] = {stamp, stamp};
-        utimensat(folder.get(), name.c_str(), times, AT_SYMLINK_NOFOLLOW);
-      } else if (age > temporary_lives.count() && unlinkat(folder.get(), name.c_str(), 0) == 0) {
-        ++swept.temporaries;
-      }
+  for_each_file([&](int folder, const std::string&, const std::string& name) {
+    struct stat s {};
+    if (!name.starts_with(temporary) || fstatat(folder, name.c_str(), &s, AT_SYMLINK_NOFOLLOW) != 0) return;
+    const std::int64_t age = now - s.st_mtim.tv_sec;
+    if (age < 0) {  // begins to age now
+      const timespec stamp{static_cast<time_t>(now), 0}, times[2] = {stamp, stamp};
+      utimensat(folder, name.c_str(), times, AT_SYMLINK_NOFOLLOW);
+    } else if (age > temporary_lives.count() && unlinkat(folder, name.c_str(), 0) == 0) {
+      ++swept.temporaries;
     }
-  }
+  });
   std::vector<EntryFile> all = list();
   for (const EntryFile& e : all) swept.left += e.bytes;
   std::stable_sort(all.begin(), all.end(), [](const EntryFile& a, const EntryFile& b) { return a.used < b.used; });
@@ -375,12 +369,9 @@ Folder::Swept Folder::sweep_locked(std::uint64_t limit) const {
 Folder::Swept Folder::clear() const {
   Swept swept = sweep(0);
   if (swept.busy) return swept;
-  for (const std::string& prefix : names_in(entries_.get())) {
-    const File folder = subfolder(entries_.get(), prefix, false);
-    if (!folder) continue;
-    for (const std::string& name : names_in(folder.get()))
-      if (name.starts_with(temporary) && unlinkat(folder.get(), name.c_str(), 0) == 0) ++swept.temporaries;
-  }
+  for_each_file([&](int folder, const std::string&, const std::string& name) {
+    if (name.starts_with(temporary) && unlinkat(folder, name.c_str(), 0) == 0) ++swept.temporaries;
+  });
   if (const File bad = subfolder(root_.get(), "bad", false))
     for (const std::string& name : names_in(bad.get())) unlinkat(bad.get(), name.c_str(), 0);
   return swept;

@@ -17,31 +17,15 @@
 #include <optional>
 #include <string>
 #include <string_view>
-#include <utility>
 #include <vector>
 
 #include "codegen/digest.h"
 #include "runtime/cache/entry.h"
+#include "runtime/file_descriptor.h"
 
 namespace kerf::cache {
 
-/// A file descriptor and its end.
-class File {
- public:
-  File() = default;
-  explicit File(int fd) : fd_(fd) {}
-  ~File();
-  File(File&& other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
-  File& operator=(File&& other) noexcept {
-    std::swap(fd_, other.fd_);
-    return *this;
-  }
-  int get() const { return fd_; }
-  explicit operator bool() const { return fd_ >= 0; }
-
- private:
-  int fd_ = -1;
-};
+using File = runtime::FileDescriptor;
 
 enum class Access : std::uint8_t {
   own,    // made if absent, written
@@ -105,6 +89,8 @@ class Folder {
  private:
   Folder() = default;
   File subfolder(int parent, const std::string& name, bool make) const;
+  /// visit(its folder, that folder's name, its name), of all in entries_.
+  void for_each_file(const std::function<void(int, const std::string&, const std::string&)>& visit) const;
   bool safe(const struct stat& s, bool file) const;
   File lock_file(const char* name) const;
   void quarantine(int folder, const std::string& file) const;

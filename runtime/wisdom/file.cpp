@@ -14,11 +14,14 @@
 
 #include "kerf/error.h"
 #include "kerf/wisdom.h"
+#include "runtime/file_descriptor.h"
 #include "runtime/wisdom/line.h"
 #include "runtime/wisdom/reader.h"
 
 namespace kerf {
 namespace {
+
+using runtime::FileDescriptor;
 
 constexpr std::int64_t size_limit = std::int64_t{1} << 30;
 constexpr std::chrono::seconds lock_wait{30};
@@ -32,25 +35,6 @@ std::string error_text(int error) { return std::generic_category().message(error
   throw UsageError(fmt::format("wisdom: {} {}: {}; name a file that can be written, in KERF_WISDOM for example", file,
                                what, error_text(error)));
 }
-
-class Descriptor {
- public:
-  Descriptor() = default;
-  explicit Descriptor(int fd) : fd_(fd) {}
-  ~Descriptor() {
-    if (fd_ >= 0) close(fd_);
-  }
-  Descriptor(Descriptor&& other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
-  Descriptor& operator=(Descriptor&& other) noexcept {
-    std::swap(fd_, other.fd_);
-    return *this;
-  }
-  int get() const { return fd_; }
-  explicit operator bool() const { return fd_ >= 0; }
-
- private:
-  int fd_ = -1;
-};
 
 const char* kind_of(mode_t mode) {
   return S_ISFIFO(mode)   ? "a pipe"
@@ -79,7 +63,7 @@ void read_into(runtime::WisdomReader& reader, int fd) {
 WisdomRead read_file(const std::string& file) {
   runtime::WisdomReader reader(file);
   // Not blocking: a pipe without a writer would not open.
-  const Descriptor fd(open(file.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY));
+  const FileDescriptor fd(open(file.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY));
   struct stat s {};
   if (!fd) {
     if (errno != ENOENT) reader.problem(fmt::format("cannot be opened: {}", error_text(errno)));
@@ -134,7 +118,7 @@ class Lock {
     look_at(file);
     const std::string name = file + ".lock";
     look_at(name);
-    fd_ = Descriptor(open(name.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, 0666));
+    fd_ = FileDescriptor(open(name.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, 0666));
     if (!fd_) fail(name, "cannot be opened", errno);
     const auto end = std::chrono::steady_clock::now() + lock_wait;
     for (struct flock whole{.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = 0, .l_len = 0, .l_pid = 0};
@@ -148,7 +132,7 @@ class Lock {
   }
 
  private:
-  Descriptor fd_;
+  FileDescriptor fd_;
 };
 
 /// A second name for the file, one that was free.
@@ -166,7 +150,7 @@ std::string keep_aside(const std::string& file) {
 void replace(const std::string& file, const std::string& text, mode_t mode) {
   const std::string name = file + ".tmp";  // one at a time, as the lock is held; one that is there, its writer died
   unlink(name.c_str());
-  const Descriptor fd(open(name.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0666));
+  const FileDescriptor fd(open(name.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0666));
   if (!fd) fail(name, "cannot be made", errno);
   try {
     if (mode != 0 && fchmod(fd.get(), mode & 07777) != 0) fail(name, "cannot be given the rights of the old", errno);
@@ -177,7 +161,7 @@ void replace(const std::string& file, const std::string& text, mode_t mode) {
     unlink(name.c_str());
     throw;
   }
-  const Descriptor folder(open(folder_of(file).c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  const FileDescriptor folder(open(folder_of(file).c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   if (folder) fsync(folder.get());
 }
 
@@ -220,7 +204,7 @@ std::vector<WisdomProblem> Wisdom::save(const std::string& file) const {
 
 struct WisdomAppender::Impl {
   std::string file;
-  Descriptor fd;
+  FileDescriptor fd;
   dev_t device = 0;
   ino_t inode = 0;
 
@@ -228,7 +212,7 @@ struct WisdomAppender::Impl {
   void open_file() {
     const struct stat there = look_at(file);
     if (fd && there.st_mode != 0 && there.st_dev == device && there.st_ino == inode) return;
-    fd = Descriptor(open(file.c_str(), O_RDWR | O_APPEND | O_CREAT | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, 0666));
+    fd = FileDescriptor(open(file.c_str(), O_RDWR | O_APPEND | O_CREAT | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, 0666));
     struct stat s {};
     if (!fd || fstat(fd.get(), &s) != 0) fail(file, "cannot be opened", errno);
     device = s.st_dev;
