@@ -12,9 +12,16 @@ namespace kerf::fuzz {
 
 namespace {
 
+/// Where the sources lie, or beside the test program's folder where it was carried to another machine.
+std::filesystem::path corpus() {
+  const std::filesystem::path sources = KERF_TESTS_DIR "/fuzz/corpus";
+  if (std::filesystem::exists(sources)) return sources;
+  return std::filesystem::read_symlink("/proc/self/exe").parent_path().parent_path() / "tests/fuzz/corpus";
+}
+
 void read_all(const std::string& name, void (*check)(Bytes)) {
   int files = 0;
-  for (const auto& file : std::filesystem::directory_iterator(KERF_TESTS_DIR "/fuzz/corpus/" + name)) {
+  for (const auto& file : std::filesystem::directory_iterator(corpus() / name)) {
     CAPTURE(file.path().string());
     std::ifstream in(file.path(), std::ios::binary);
     const std::string text((std::istreambuf_iterator<char>(in)), {});

@@ -34,7 +34,8 @@ TEST_CASE("plan: the same bits with 1, 2 and 7 threads and on every call") {
 TEST_CASE("plan: a small workspace_limit makes more ranges and the same gradients") {
   for (DType dtype : {f32, bf16, f16}) {
     CAPTURE(name_of(dtype));
-    LossCase x({200, 3000, 40}, {.dtype = dtype});
+    // Scratch of many threads would leave the limits below nothing to cut.
+    LossCase x({200, 3000, 40}, {.dtype = dtype, .threads = 2});
     x.run();
     x.check();
     const auto bits = x.bits();
