@@ -8,10 +8,12 @@
 
 #include <algorithm>
 #include <cmath>
+#include <condition_variable>
 #include <cstring>
 #include <limits>
 #include <map>
 #include <mutex>
+#include <set>
 
 #include "kerf/error.h"
 #include "runtime/cuda/device.h"
@@ -141,9 +143,11 @@ struct Plan::Impl {
     std::shared_ptr<runtime::LossRoute> route;
   };
   const pid_t process = getpid();
-  std::mutex mutex;  // guards what follows
+  std::mutex mutex;  // guards what follows; not held while something is measured
+  std::condition_variable measured;
   runtime::LossChooser chooser;
   std::map<std::int64_t, Chosen> chosen;
+  std::set<std::int64_t> in_measurement;  // buckets
 
   Impl(const PlanDesc& d, Shared shared)
       : desc(without_impossible(checked(d))),
@@ -172,12 +176,32 @@ struct Plan::Impl {
           "the "
           "parent; make plans after the fork, or start the child with exec or posix_spawn");
     const std::int64_t bucket = token_bucket(std::max<std::int64_t>(1, tokens));
-    const std::lock_guard lock(mutex);
+    std::unique_lock lock(mutex);
+    measured.wait(lock, [&] { return !in_measurement.contains(bucket); });
     if (const auto at = chosen.find(bucket); at != chosen.end()) return at->second;
-    const bool may_tune = chooser.tuning() == Tuning::on_first_use && !captured(stream);
-    Chosen c{.choice = chooser.choose(bucket, may_tune), .route = nullptr};
+    Chosen c{.choice = chooser.choose(bucket), .route = nullptr};
+    if (chooser.would_measure(c.choice)) {
+      if (captured(stream))
+        c.choice.notes.emplace_back("the stream is being captured, so nothing was tuned; prepare the plan before");
+      else
+        measure(bucket, c.choice, lock);
+    }
     c.route = route_of(c.choice.points);
     return chosen.emplace(bucket, std::move(c)).first->second;
+  }
+  void measure(std::int64_t bucket, runtime::LossChoice& choice, std::unique_lock<std::mutex>& lock) {
+    in_measurement.insert(bucket);
+    lock.unlock();
+    std::exception_ptr error;
+    try {
+      chooser.measure(bucket, choice);
+    } catch (...) {
+      error = std::current_exception();
+    }
+    lock.lock();
+    in_measurement.erase(bucket);
+    measured.notify_all();
+    if (error) std::rethrow_exception(error);
   }
   runtime::LossRoute& route(std::int64_t tokens, Stream stream = {}) { return *chosen_for(tokens, stream).route; }
   bool captured(Stream stream) const {

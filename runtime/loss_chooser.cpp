@@ -106,7 +106,12 @@ bool LossChooser::lacks(const LossChoice& choice) const {
          (has_part(desc_, LossPart::filtered) && !settled(choice.filtered_from));
 }
 
-void LossChooser::tune(std::int64_t tokens, LossChoice& choice) {
+bool LossChooser::would_measure(const LossChoice& choice) const {
+  return tuning_ == Tuning::on_first_use && lacks(choice);
+}
+
+void LossChooser::measure(std::int64_t tokens, LossChoice& choice) {
+  const std::lock_guard lock(measuring_);
   TuneOptions options;
   options.seconds = desc_.tuning_seconds;
   options.wisdom = user_wisdom_file();
@@ -125,19 +130,12 @@ void LossChooser::tune(std::int64_t tokens, LossChoice& choice) {
   }
 }
 
-LossChoice LossChooser::choose(std::int64_t tokens, bool may_tune) {
+LossChoice LossChooser::choose(std::int64_t tokens) {
   LossChoice choice;
   look_up_all(tokens, choice);
-  if (!lacks(choice)) return choice;
-  if (tuning_ == Tuning::record) {
+  if (tuning_ == Tuning::record && lacks(choice))
     if (const std::string file = user_misses_file(); file.empty() || !note_miss(file, desc_, tokens))
       choice.notes.push_back(fmt::format("'{}' cannot be written, so what wisdom lacks is not noted", file));
-  } else if (tuning_ == Tuning::on_first_use) {
-    if (may_tune)
-      tune(tokens, choice);
-    else
-      choice.notes.emplace_back("the stream is being captured, so nothing was tuned; prepare the plan before");
-  }
   return choice;
 }
 

@@ -28,18 +28,21 @@ class LossChooser {
  public:
   /// UsageError where the blocks that were given are none of the plan's.
   LossChooser(const PlanDesc& desc, const Shared& shared, int threads);
-  /// Asks wisdom, and with Tuning::on_first_use measures what it lacks where `may_tune`.
-  LossChoice choose(std::int64_t tokens, bool may_tune);
+  /// Asks wisdom, and with Tuning::record notes what it lacks.
+  LossChoice choose(std::int64_t tokens);
+  /// Whether measure() would find better: with Tuning::on_first_use, where wisdom lacks a part.
+  bool would_measure(const LossChoice& choice) const;
+  /// Measures the parts that wisdom lacks, which takes as long as PlanDesc::tuning_seconds says. The one member that
+  /// several threads may call, also while others are in use; one after the other, so that none times another's search.
+  void measure(std::int64_t tokens, LossChoice& choice);
   /// Why a point is none of a part; empty: it is.
   std::string refusal(LossPart part, const WisdomParameters& parameters) const;
-  Tuning tuning() const { return tuning_; }
 
  private:
   void look_up(LossPart part, std::int64_t tokens, LossChoice& choice);
   void look_up_all(std::int64_t tokens, LossChoice& choice);
   /// Whether a part was neither given nor found in the bucket.
   bool lacks(const LossChoice& choice) const;
-  void tune(std::int64_t tokens, LossChoice& choice);
   const WisdomLayers& layers();
   WisdomKey key(LossPart part, std::int64_t tokens);
 
@@ -51,6 +54,7 @@ class LossChooser {
   std::shared_ptr<const WisdomLayers> layers_;
   std::optional<WisdomKey> keys_[3];
   std::optional<WisdomValidators> here_;
+  std::mutex measuring_;
 };
 
 }  // namespace kerf::runtime

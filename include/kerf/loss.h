@@ -49,9 +49,9 @@ std::string_view name_of(Order o);
 /// this machine and number of tokens, else of the nearest number, else as with off; nothing is ever timed. record: the
 /// same, and what wisdom lacks is noted (user_misses_file). on_first_use: what wisdom lacks is measured within
 /// tuning_seconds when it is first asked for, by workspace_bytes, a call or prepare, and kept in the user's wisdom; not
-/// while the call's stream is captured. Other calls on the plan wait for that. from_environment: as KERF_TUNE names it,
-/// off, lookup, record or auto; lookup where it is not set. What was chosen for a number of tokens stays for the life
-/// of the plan.
+/// while the call's stream is captured. Calls for as many tokens wait for that, others do not. from_environment: as
+/// KERF_TUNE names it, off, lookup, record or auto; lookup where it is not set. What was chosen for a number of tokens
+/// stays for the life of the plan.
 enum class Tuning : std::uint8_t { from_environment, off, lookup, record, on_first_use };
 
 /// What is fixed for the life of a plan.

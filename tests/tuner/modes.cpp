@@ -4,8 +4,14 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <chrono>
+#include <future>
+#include <optional>
+#include <thread>
+
 #include "kerf/error.h"
 #include "kerf/tuner.h"
+#include "runtime/loss_parts.h"
 #include "runtime/tuner/misses.h"
 #include "tests/cuda/fake.h"
 #include "tests/loss/loss_case.h"
@@ -73,6 +79,39 @@ TEST_SUITE("tuner") {
     CHECK(Plan(small(Tuning::lookup)).report(64).forward_from == "wisdom");
     desc.tuning_seconds = 0;
     CHECK(Plan(desc).report(1000).forward_from == "nearest bucket");
+  }
+
+  TEST_CASE("modes: calls for other numbers of tokens do not wait for tuning on first use, those for as many do") {
+    const Home home;
+    PlanDesc desc = small(Tuning::on_first_use);
+    desc.tuning_seconds = 1;
+    Wisdom known;
+    for (const runtime::LossPart part : {runtime::LossPart::forward, runtime::LossPart::backward}) {
+      WisdomRecord r;
+      r.key = runtime::loss_key(desc, Target::host(), part, 1000, desc.threads);
+      r.validators = validators_of();
+      r.parameters = to_wisdom(runtime::default_point(desc, Target::host(), part, 1000));
+      r.median_ms = 1, r.samples = 9;
+      known.add(r);
+    }
+    auto layers = std::make_shared<WisdomLayers>();
+    layers->put_first("test", known);
+    const Plan plan(desc, {.wisdom = layers});
+    PlanReport first, second;
+    std::optional<std::jthread> one, other;
+    // A search cannot end while the file of wisdom is locked.
+    update_wisdom(user_wisdom_file(), [&](Wisdom&) {
+      one.emplace([&] { first = plan.report(64); });
+      std::this_thread::sleep_for(std::chrono::milliseconds(100));
+      other.emplace([&] { second = plan.report(60); });
+      auto known_bucket = std::async(std::launch::async, [&] { return plan.report(1000).forward_from; });
+      REQUIRE(known_bucket.wait_for(std::chrono::seconds(5)) == std::future_status::ready);
+      CHECK(known_bucket.get() == "wisdom");
+    });
+    one.reset(), other.reset();
+    CHECK(first.forward_from == "tuned");
+    CHECK(second.forward_from == "tuned");
+    CHECK(second.blocks == first.blocks);
   }
 
   TEST_CASE("modes: tuning on first use that fails leaves the default and a note") {
