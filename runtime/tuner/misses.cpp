@@ -5,11 +5,14 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
 
 #include "kerf/error.h"
+#include "runtime/file_descriptor.h"
+#include "runtime/file_lock.h"
 #include "runtime/tuner/loss_setup.h"
 
 namespace kerf {
@@ -35,21 +38,31 @@ std::vector<std::string> lines_of(const std::string& file) {
   return lines;
 }
 
+/// Held by whoever changes the file; no descriptor: cannot be had.
+FileDescriptor lock_of(const std::string& file) {
+  constexpr std::chrono::seconds wait{5};
+  FileDescriptor fd(open((file + ".lock").c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, 0666));
+  if (fd && lock_file(fd.get(), wait) == 0) return fd;
+  return {};
+}
+
 }  // namespace
 
 bool note_miss(const std::string& file, const PlanDesc& desc, std::int64_t tokens) {
   const std::string line = line_of(desc, tokens);
-  const std::vector<std::string> known = lines_of(file);
-  if (std::find(known.begin(), known.end(), line) != known.end()) return true;
+  const auto known = [&] {
+    const std::vector<std::string> lines = lines_of(file);
+    return std::find(lines.begin(), lines.end(), line) != lines.end();
+  };
+  if (known()) return true;
   std::error_code ignored;
   std::filesystem::create_directories(std::filesystem::path(file).parent_path(), ignored);
-  // One write, so that lines of several processes do not mix.
-  const int to = open(file.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW, 0666);
-  if (to < 0) return false;
+  const FileDescriptor lock = lock_of(file);
+  if (!lock) return false;
+  if (known()) return true;
+  const FileDescriptor to(open(file.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW, 0666));
   const std::string text = line + '\n';
-  const bool written = write(to, text.data(), text.size()) == static_cast<ssize_t>(text.size());
-  close(to);
-  return written;
+  return to && write(to.get(), text.data(), text.size()) == static_cast<ssize_t>(text.size());
 }
 
 std::vector<TuneMiss> read_misses(const std::string& file) {
@@ -65,17 +78,21 @@ std::vector<TuneMiss> read_misses(const std::string& file) {
 }
 
 void forget_miss(const std::string& file, const TuneMiss& miss) {
+  const auto fail = [&](const std::string& why) {
+    throw DeviceError(fmt::format("tune: {} cannot be written: {}; its line of what was tuned stays", file, why));
+  };
+  const FileDescriptor lock = lock_of(file);
+  if (!lock) fail(fmt::format("{}.lock cannot be locked", file));
   std::vector<std::string> lines = lines_of(file);
-  std::erase(lines, line_of(miss.desc, miss.tokens));
-  const std::string beside = fmt::format("{}.tmp-{}", file, getpid());
+  if (std::erase(lines, line_of(miss.desc, miss.tokens)) == 0) return;
+  const std::string beside = file + ".tmp";
   std::ofstream out(beside, std::ios::trunc);
   for (const std::string& line : lines) out << line << '\n';
   out.close();
+  if (!out) fail("the disk may be full");
   std::error_code error;
-  if (out) std::filesystem::rename(beside, file, error);
-  if (!out || error)
-    throw DeviceError(fmt::format("tune: {} cannot be written: {}; its line of what was tuned stays", file,
-                                  error ? error.message() : "the disk may be full"));
+  std::filesystem::rename(beside, file, error);
+  if (error) fail(error.message());
 }
 
 }  // namespace runtime

@@ -10,11 +10,11 @@
 #include <chrono>
 #include <cstdlib>
 #include <filesystem>
-#include <thread>
 
 #include "kerf/error.h"
 #include "kerf/wisdom.h"
 #include "runtime/file_descriptor.h"
+#include "runtime/file_lock.h"
 #include "runtime/wisdom/line.h"
 #include "runtime/wisdom/reader.h"
 
@@ -120,15 +120,11 @@ class Lock {
     look_at(name);
     fd_ = FileDescriptor(open(name.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, 0666));
     if (!fd_) fail(name, "cannot be opened", errno);
-    const auto end = std::chrono::steady_clock::now() + lock_wait;
-    for (struct flock whole{.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = 0, .l_len = 0, .l_pid = 0};
-         fcntl(fd_.get(), F_OFD_SETLK, &whole) != 0;) {
-      if (errno != EAGAIN && errno != EACCES && errno != EINTR) fail(name, "cannot be locked", errno);
-      if (std::chrono::steady_clock::now() > end)
-        throw DeviceError(fmt::format("wisdom: another process has held {} for {} s; see who with fuser {}", name,
-                                      lock_wait.count(), name));
-      std::this_thread::sleep_for(std::chrono::milliseconds(2));
-    }
+    const int error_of_lock = runtime::lock_file(fd_.get(), lock_wait);
+    if (error_of_lock == ETIMEDOUT)
+      throw DeviceError(fmt::format("wisdom: another process has held {} for {} s; see who with fuser {}", name,
+                                    lock_wait.count(), name));
+    if (error_of_lock != 0) fail(name, "cannot be locked", error_of_lock);
   }
 
  private:

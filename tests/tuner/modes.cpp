@@ -7,7 +7,9 @@
 #include <chrono>
 #include <future>
 #include <optional>
+#include <set>
 #include <thread>
+#include <vector>
 
 #include "kerf/error.h"
 #include "kerf/tuner.h"
@@ -63,6 +65,27 @@ TEST_SUITE("tuner") {
     CHECK(runtime::read_misses(user_misses_file()).size() == 1);
     const Variable nowhere("KERF_TUNE_MISSES", "/proc/nowhere/missing.jsonl");
     CHECK(Plan(desc).report(64).notes.size() == 1);
+  }
+
+  TEST_CASE("modes: what several note and forget at once is neither lost nor kept") {
+    const Home home;
+    const std::string file = user_misses_file();
+    constexpr std::int64_t threads = 4, each = 40;
+    const auto numbered = [](std::int64_t i) { return PlanDesc{.hidden = 8, .vocabulary = 100 + i}; };
+    {
+      std::vector<std::jthread> all;
+      for (std::int64_t t = 0; t < threads; ++t)
+        all.emplace_back([&, t] {
+          for (std::int64_t i = t * each; i < (t + 1) * each; ++i) {
+            runtime::note_miss(file, numbered(i), 64);
+            if (i % 2 == 0) runtime::forget_miss(file, {numbered(i), 64});
+          }
+        });
+    }
+    std::set<std::int64_t> left;
+    for (const runtime::TuneMiss& m : runtime::read_misses(file)) left.insert(m.desc.vocabulary - 100);
+    CHECK(left.size() == threads * each / 2);
+    for (const std::int64_t i : left) CHECK(i % 2 == 1);
   }
 
   TEST_CASE("modes: on first use a plan tunes within its budget, and the next one finds it") {
