@@ -165,6 +165,45 @@ TEST_CASE("kerf report: a winner as good as the fastest of its cell is shown the
   CHECK(count(html, "<td>ok, known before</td>") == 1);
 }
 
+TEST_CASE("kerf report --json holds what the page does, with or without one") {
+  const Scratch file(".json"), page(".html");
+  file.write(a_study().dump());
+  const json report = kerf_json("report " + file.path);
+  const bool same_with_page = kerf_json(fmt::format("report {} --out {}", file.path, page.path)) == report;
+  CHECK(same_with_page);
+  CHECK(tag_error(page.read()) == "");
+  for (const char* same : {"kerf", "date", "shape", "dtype", "options", "device", "budget", "seconds", "stopped"})
+    CHECK(report[same] == a_study()[same]);
+  REQUIRE(report["parts"].size() == 2);
+  const json& part = report["parts"][0];
+  CHECK(part["part"] == "forward");
+  CHECK(part["key"] == "D=72 op=linear_cross_entropy part=forward");
+  CHECK(part["combinations"] == 12);
+  CHECK(part["left_out"] == 5);
+  CHECK(part["tried"] == 6);
+  CHECK(part["ok"] == 3);
+  CHECK(part["times_as_fast"] == 1.6);
+  CHECK(part["rank_correlation"] == 1);
+  CHECK(part["winner"]["parameters"] == json{{"n", 128}, {"v", 64}, {"order", "rows"}});
+  CHECK(part["winner"]["resources"]["shared_bytes"] == 98304);
+  CHECK(part["default"]["median_ms"] == 4.0);
+  CHECK(part["parameters"] == a_study()["parts"][0]["parameters"]);
+  REQUIRE(part["candidates"].size() == 6);
+  CHECK(part["candidates"][0] == part["winner"]);
+  CHECK(part["candidates"][2] == part["default"]);
+  CHECK(part["candidates"][3]["median_ms"].is_null());
+  CHECK(part["reasons"][0]["count"] == 2);
+  CHECK(part["reasons"].size() == 3);
+  CHECK(part["reasons"][2]["reason"].is_string());
+  json little = a_study();
+  little["parts"].erase(1);
+  little["parts"][0]["candidates"] = json::array();
+  little["parts"][0]["winner"] = little["parts"][0]["default"] = nullptr;
+  file.write(little.dump());
+  const json nothing = kerf_json("report " + file.path)["parts"][0];
+  for (const char* none : {"winner", "default", "times_as_fast", "rank_correlation"}) CHECK(nothing[none].is_null());
+}
+
 TEST_CASE("kerf report: of a very large study what matters most is drawn, and the page stays small") {
   json study = a_study();
   json& part = study["parts"][0];

@@ -150,12 +150,19 @@ ReportPart part_of(const Value& v) {
 
 struct ReportOptions {
   std::string study, out;
+  bool json = false;
 };
 
 int report_study(const ReportOptions& options) {
+  if (options.out.empty() && !options.json)
+    throw UsageError("nothing to show it in; give --out FILE for a page, or --json");
   require_writable("--out", options.out);
   const ReportStudy study = read_study(options.study);
-  write_file("--out", options.out, report_page(study));
+  if (!options.out.empty()) write_file("--out", options.out, report_page(study));
+  if (options.json) {
+    print_json(report_json(study));
+    return 0;
+  }
   std::size_t candidates = 0;
   for (const ReportPart& part : study.parts) candidates += part.candidates.size();
   fmt::print("{}: {} parts, {} candidates\n", options.out, study.parts.size(), candidates);
@@ -209,11 +216,14 @@ ReportStudy read_study(const std::string& file) {
 }
 
 void add_report(CLI::App& app, Run& run) {
-  CLI::App* verb = app.add_subcommand("report", "show what kerf tune measured as one page");
+  CLI::App* verb = app.add_subcommand("report", "show what kerf tune measured, as one page or as JSON");
   auto& options = options_of<ReportOptions>(*verb, run, report_study);
   verb->add_option("study", options.study, "what kerf tune --out wrote")->required()->type_name("FILE");
-  verb->add_option("--out", options.out, "the page: one HTML file")->required();
-  verb->footer("Example: kerf report study.json --out report.html");
+  verb->add_option("--out", options.out, "the page: one HTML file");
+  verb->add_flag("--json", options.json, "print what the page holds as JSON");
+  verb->footer(
+      "Example: kerf report study.json --out report.html\n"
+      "Example: kerf report study.json --json");
 }
 
 }  // namespace kerf::tools

@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
 #include <vector>
@@ -54,5 +55,7 @@ struct ReportStudy {
 ReportStudy read_study(const std::string& file);
 /// One HTML file that needs nothing else.
 std::string report_page(const ReportStudy& study);
+/// What the page holds, candidates by time.
+nlohmann::ordered_json report_json(const ReportStudy& study);
 
 }  // namespace kerf::tools

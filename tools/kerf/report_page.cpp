@@ -7,13 +7,13 @@
 #include <cmath>
 #include <limits>
 #include <map>
-#include <numeric>
 #include <set>
 #include <string_view>
 #include <utility>
 
 #include "tools/kerf/page.h"
 #include "tools/kerf/report.h"
+#include "tools/kerf/report_figures.h"
 
 namespace kerf::tools {
 namespace {
@@ -292,32 +292,6 @@ class HeatMap {
 
 // ---- plots ----
 
-/// How alike two rankings are: Spearman's, 1 where they are the same.
-double rank_correlation(const std::vector<std::pair<double, double>>& points) {
-  const auto ranks = [&](auto get) {
-    std::vector<std::size_t> order(points.size());
-    std::iota(order.begin(), order.end(), std::size_t{0});
-    std::sort(order.begin(), order.end(),
-              [&](std::size_t a, std::size_t b) { return get(points[a]) < get(points[b]); });
-    std::vector<double> rank(points.size());
-    for (std::size_t i = 0, end = 0; i < order.size(); i = end) {
-      while (end < order.size() && get(points[order[end]]) == get(points[order[i]])) ++end;
-      for (std::size_t k = i; k < end; ++k) rank[order[k]] = static_cast<double>(i + end - 1) / 2;  // ties share
-    }
-    return rank;
-  };
-  const std::vector<double> a = ranks([](const auto& p) { return p.first; });
-  const std::vector<double> b = ranks([](const auto& p) { return p.second; });
-  const double mean = static_cast<double>(points.size() - 1) / 2;
-  double ab = 0, aa = 0, bb = 0;
-  for (std::size_t i = 0; i < points.size(); ++i) {
-    ab += (a[i] - mean) * (b[i] - mean);
-    aa += (a[i] - mean) * (a[i] - mean);
-    bb += (b[i] - mean) * (b[i] - mean);
-  }
-  return aa > 0 && bb > 0 ? ab / std::sqrt(aa * bb) : 0;
-}
-
 std::string tip_of(const ReportCandidate& c) {
   return fmt::format("{}: {}{}", describe(c.parameters), ms_text(c.median_ms), c.noisy ? ", noisy" : "");
 }
@@ -367,15 +341,12 @@ double slowest_drawn(const ReportPart& part) {
 }
 
 std::string scatter(const ReportPart& part) {
-  std::vector<std::pair<double, double>> points;
+  const std::vector<std::pair<double, double>> points = predictions(part);
   double low = 0, high = 0;
-  for (const ReportCandidate& c : part.candidates)
-    if (c.ok() && c.predicted_ms > 0) {
-      points.emplace_back(c.predicted_ms, c.median_ms);
-      const double a = std::min(c.predicted_ms, c.median_ms), b = std::max(c.predicted_ms, c.median_ms);
-      low = low > 0 ? std::min(low, a) : a;
-      high = std::max(high, b);
-    }
+  for (const auto& [predicted, measured] : points) {
+    low = low > 0 ? std::min({low, predicted, measured}) : std::min(predicted, measured);
+    high = std::max({high, predicted, measured});
+  }
   if (points.size() < 2) return {};
   const double slowest = slowest_drawn(part);
   const Scale scale(low, high);
@@ -479,45 +450,18 @@ std::string resources(const ReportPart& part) {
   return table.end();
 }
 
-/// Reasons that differ in numbers alone are one.
-std::string pattern_of(std::string_view reason) {
-  std::string out;
-  for (const char c : reason) {
-    const bool digit = c >= '0' && c <= '9';
-    if (!digit)
-      out += c;
-    else if (!out.ends_with('#'))
-      out += '#';
-  }
-  return out;
-}
-
 std::string reasons(const ReportPart& part) {
-  struct Group {
-    std::string fate, reason, parameters;
-    std::size_t count = 0;
-  };
-  std::map<std::pair<std::string, std::string>, Group> groups;
-  const auto add = [&](const std::string& fate, const std::string& reason, const WisdomParameters& parameters) {
-    Group& g = groups[{fate, pattern_of(reason)}];
-    if (g.count++ == 0) g = {fate, reason, describe(parameters), 1};
-  };
-  for (const ReportPruned& p : part.pruned) add("left out", p.reason, p.parameters);
-  for (const ReportCandidate& c : part.candidates)
-    if (!c.ok()) add(c.status, c.reason, c.parameters);
-  if (groups.empty()) return "<p>None failed, and none was left out.</p>\n";
-  std::vector<const Group*> sorted;
-  for (const auto& [key, g] : groups) sorted.push_back(&g);
-  std::stable_sort(sorted.begin(), sorted.end(), [](const Group* a, const Group* b) { return a->count > b->count; });
+  const std::vector<ReportReason> all = reasons_of(part);
+  if (all.empty()) return "<p>None failed, and none was left out.</p>\n";
   std::string out;
   if (static_cast<std::uint64_t>(part.pruned_count) > part.pruned.size())
     out += fmt::format("<p>{} were left out before they were compiled; the study lists {} of them.</p>\n",
                        part.pruned_count, part.pruned.size());
   Table table("reasons", {"how many", "fate", "reason", "one of them"});
-  for (std::size_t i = 0; i < std::min(sorted.size(), most_groups); ++i)
-    table.row({fmt::format("{}", sorted[i]->count), sorted[i]->fate, sorted[i]->reason, sorted[i]->parameters});
+  for (std::size_t i = 0; i < std::min(all.size(), most_groups); ++i)
+    table.row({fmt::format("{}", all[i].count), all[i].fate, all[i].reason, describe(all[i].parameters)});
   out += table.end();
-  if (sorted.size() > most_groups) out += fmt::format("<p>And {} more reasons.</p>\n", sorted.size() - most_groups);
+  if (all.size() > most_groups) out += fmt::format("<p>And {} more reasons.</p>\n", all.size() - most_groups);
   return out;
 }
 
@@ -538,11 +482,7 @@ std::string parameters(const ReportPart& part) {
 }
 
 std::string all_candidates(const ReportPart& part) {
-  std::vector<const ReportCandidate*> sorted;
-  for (const ReportCandidate& c : part.candidates) sorted.push_back(&c);
-  std::stable_sort(sorted.begin(), sorted.end(), [](const ReportCandidate* a, const ReportCandidate* b) {
-    return std::pair(!a->ok(), a->median_ms) < std::pair(!b->ok(), b->median_ms);
-  });
+  const std::vector<const ReportCandidate*> sorted = ranked(part);
   std::vector<std::string> head;
   for (const ReportParameter& p : part.parameters) head.push_back(p.name);
   for (const char* h : {"ms", "spread", "samples", "predicted", "compile ms", "at s", "fate"}) head.emplace_back(h);
@@ -575,8 +515,8 @@ std::string gain(const ReportPart& part) {
   std::string text = ms_text(ms);
   if (part.winner == part.untuned)
     text += ", the default is the fastest";
-  else if (part.untuned && part.candidates[*part.untuned].ok())
-    text += fmt::format(", {:.2f} times as fast as the default", part.candidates[*part.untuned].median_ms / ms);
+  else if (const double times = gain_of(part); times > 0)
+    text += fmt::format(", {:.2f} times as fast as the default", times);
   return text;
 }
 
