@@ -40,6 +40,7 @@ LossChooser::LossChooser(const PlanDesc& desc, const Shared& shared, int threads
       tuning_(tuning_of(desc.tuning)),
       target_(target_of(desc)),
       layers_(shared.wisdom) {
+  if (desc_.device.type == DeviceType::cpu) desc_.threads = threads;  // of a shared pool, whatever the description says
   for (const LossPart part : {LossPart::forward, LossPart::backward, LossPart::filtered}) {
     const WisdomParameters& p = blocks_of(given_, part);
     if (p.empty()) continue;

@@ -151,8 +151,8 @@ struct LossBlocks {
 
 /// What plans may have in common; the plan makes what is not given.
 struct Shared {
-  std::shared_ptr<ThreadPool> pool = nullptr;            // of desc.threads; not given on a GPU, made for prepare alone
-  std::shared_ptr<CodeCache> cache = nullptr;            // the one of the environment
+  std::shared_ptr<ThreadPool> pool = nullptr;  // in place of desc.threads; not given on a GPU, made for prepare alone
+  std::shared_ptr<CodeCache> cache = nullptr;  // the one of the environment
   std::shared_ptr<const WisdomLayers> wisdom = nullptr;  // WisdomLayers::open, read when first asked
   LossBlocks blocks = {};                                // UsageError where the plan has no such blocks
 };

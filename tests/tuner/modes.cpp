@@ -67,6 +67,24 @@ TEST_SUITE("tuner") {
     CHECK(Plan(desc).report(64).notes.size() == 1);
   }
 
+  TEST_CASE("modes: what a plan with a shared pool notes and measures is for the threads of the pool") {
+    const Home home;
+    const auto pool = std::make_shared<ThreadPool>(3);
+    CHECK(Plan(small(Tuning::record), {.pool = pool}).report(64).forward_from == "default");
+    const auto misses = runtime::read_misses(user_misses_file());
+    REQUIRE(misses.size() == 1);
+    CHECK(misses[0].desc.threads == 3);
+
+    PlanDesc tuned = small(Tuning::on_first_use);
+    tuned.tuning_seconds = 1;
+    CHECK(Plan(tuned, {.pool = pool}).report(64).forward_from == "tuned");
+    CHECK(Plan(small(Tuning::lookup), {.pool = pool}).report(64).forward_from == "wisdom");
+    CHECK(Plan(small(Tuning::lookup)).report(64).forward_from == "default");
+    PlanDesc three = small(Tuning::lookup);
+    three.threads = 3;
+    CHECK(Plan(three).report(64).forward_from == "wisdom");
+  }
+
   TEST_CASE("modes: what several note and forget at once is neither lost nor kept") {
     const Home home;
     const std::string file = user_misses_file();
