@@ -145,7 +145,10 @@ DevicePrograms::DevicePrograms(const PlanDesc& desc, const DeviceBlocks& blocks,
   if (!filtered || !copies_c()) return;
   const auto block_bytes = static_cast<std::size_t>(blocks.backward.v * copied_row(desc) * size_of(desc.dtype));
   const std::int64_t all = blocks_of(desc.vocabulary, blocks.backward.v);
-  const auto most = static_cast<std::int64_t>(filter_limit(desc, true) / 4 / block_bytes);
+  // Two windows where they fit beside as much again, since each costs a pass over the sums; else narrow ones.
+  const std::size_t limit = filter_limit(desc, true);
+  const bool two = static_cast<std::size_t>(blocks_of(all, 2)) * block_bytes <= limit / 2;
+  const auto most = static_cast<std::int64_t>((two ? limit / 2 : limit / 4) / block_bytes);
   const std::int64_t windows = blocks_of(all, std::clamp<std::int64_t>(most, 1, all));
   if (windows > 1) window_ = blocks_of(all, windows) * blocks.backward.v;
 }

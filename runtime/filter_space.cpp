@@ -85,8 +85,10 @@ FilterRanges choose_filter_ranges(const PlanDesc& desc, std::int64_t rows, const
   FilterRanges r{.rows = label_blocks(rows) * kernels::label_block / b.n,
                  .columns = blocks_of(programs.window(), b.v),
                  .all_columns = blocks_of(desc.vocabulary, b.v)};
-  // Pieces may have a quarter of the memory, and a sum in f32 of all rows among it.
-  const std::int64_t wanted = programs.blocks().pieces / blocks_of(desc.hidden, programs.blocks().grad_e_d);
+  // Pieces may have a quarter of the memory, and a sum in f32 of all rows among it; beside windows, which leave less
+  // for tiles, a quarter as many pieces were measured to be best.
+  const std::int64_t all_pieces = programs.blocks().pieces / (r.columns < r.all_columns ? 4 : 1);
+  const std::int64_t wanted = all_pieces / blocks_of(desc.hidden, programs.blocks().grad_e_d);
   const auto piece_bytes = static_cast<std::size_t>(b.n * desc.hidden) * sizeof(float);
   const auto room = static_cast<std::int64_t>(limit / 4 / piece_bytes) - r.rows;
   if (wanted > 0 && room >= r.rows / 4) r.most_pieces = std::clamp<std::int64_t>(room, 1, wanted);
