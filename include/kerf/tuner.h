@@ -91,8 +91,12 @@ struct TuneReport {
   std::vector<TuneCandidate> candidates = {};  // as they were taken up
   std::optional<std::size_t> winner = {};      // of `candidates`; none: nothing ran rightly
   std::optional<std::size_t> standard = {};    // the default
-  std::string stopped = {};                    // "", "budget" or "interrupt"
+  std::string stopped = {};                    // "", "budget", "interrupt", or "fault": nothing measures any more
   double seconds = 0;
+  /// Of these: until something could measure, for code that was not there yet, for answers, for times.
+  struct Spent {
+    double waiting = 0, compiling = 0, checking = 0, running = 0;
+  } spent = {};
 };
 
 /// How a search goes on.
@@ -106,7 +110,7 @@ struct TuneProgress {
 };
 
 struct TuneOptions {
-  double seconds = 10;          // of each search; 0: nothing is measured
+  double seconds = 10;          // of each search, of tune_loss all together; 0: nothing is measured
   std::int64_t candidates = 0;  // most that are taken up; 0: 32
   /// Bytes that inputs, outputs and workspace may take where the kernels compute; 0: 2 GiB on the CPU, on a GPU half of
   /// what is free.
@@ -154,9 +158,10 @@ TuneReport tune(const ProgramTuning& tuning, const TuneOptions& options = {});
 /// backward of calls with block_lse together.
 struct LossTuning {
   std::vector<TuneReport> parts = {};
+  std::vector<std::pair<std::string, double>> spent = {};  // seconds on what all share: "problem", "reference", ..
 };
-/// Measures the blocks of a plan for `tokens`, rounded up to their bucket, on random input made for it: the parts share
-/// options.seconds, and what it takes to make the input comes on top. With options.wisdom plans that read that file
+/// Measures the blocks of a plan for `tokens`, rounded up to their bucket, on random input made for it. Making it is on
+/// options.seconds, and the parts share the rest, at least half of all. With options.wisdom plans that read that file
 /// find the choice. Of desc the shapes, dtype, device, strategy, filter, workspace_limit and threads count. Throws
 /// UsageError where there can be no such plan, DeviceError where the device is not there or memory is short.
 LossTuning tune_loss(const PlanDesc& desc, std::int64_t tokens, const TuneOptions& options = {});

@@ -1,6 +1,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 
 #include "kerf/error.h"
@@ -35,6 +36,20 @@ Machine machine_of(const PlanDesc& desc, int threads) {
   return {.units = info.multiprocessors, .l2_bytes = info.l2_bytes};
 }
 
+template <class Step>
+auto LossBench::timed(const char* name, const Step& step) {
+  struct Note {
+    TuneSubject::Spent& spent;
+    const char* name;
+    std::chrono::steady_clock::time_point start = std::chrono::steady_clock::now();
+    ~Note() {
+      spent.emplace_back(name, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+    }
+  };
+  const Note note{spent_, name};
+  return step();
+}
+
 LossBench::LossBench(const PlanDesc& desc, std::int64_t tokens, std::size_t memory, std::shared_ptr<CodeCache> cache)
     : desc_(bench_desc(desc)),
       pool_(std::make_shared<ThreadPool>(desc.threads)),
@@ -53,8 +68,11 @@ LossBench::LossBench(const PlanDesc& desc, std::int64_t tokens, std::size_t memo
                     "fewer tokens "
                     "or give it more memory",
                     tokens, desc.hidden, desc.vocabulary, name_of(desc.dtype), needed / (1 << 20), limit_ >> 20));
-  problem_ = make_problem(tokens, desc.hidden, desc.vocabulary, desc.dtype, *pool_);
-  reference_ = reference_rows(problem_, *pool_);
+  problem_ = timed("problem", [&] { return make_problem(tokens, desc.hidden, desc.vocabulary, desc.dtype, *pool_); });
+  coming_ = std::async(std::launch::async, [this] {
+    ThreadPool pool(desc_.threads);
+    return reference_rows(problem_, pool);
+  });
   grow(e_, problem_.bytes_of_e(), "e");
   grow(c_, problem_.bytes_of_c(), "c");
   grow(de_, problem_.bytes_of_e(), "de");
@@ -62,10 +80,17 @@ LossBench::LossBench(const PlanDesc& desc, std::int64_t tokens, std::size_t memo
   const auto rows = static_cast<std::size_t>(tokens);
   for (Place::Memory* m : {&grad_, &loss_, &lse_, &kept_lse_}) grow(*m, rows * sizeof(float), "vectors of rows");
   grow(target_, rows * sizeof(std::int64_t), "target");
-  place_.upload(e_, problem_.e.get());
-  place_.upload(c_, problem_.c.get());
-  place_.upload(target_, problem_.target.data());
-  place_.upload(grad_, std::vector<float>(rows, 1).data());
+  timed("upload", [&] {
+    place_.upload(e_, problem_.e.get());
+    place_.upload(c_, problem_.c.get());
+    place_.upload(target_, problem_.target.data());
+    place_.upload(grad_, std::vector<float>(rows, 1).data());
+  });
+}
+
+LossReference& LossBench::reference() {
+  if (coming_.valid()) timed("reference", [&] { reference_ = coming_.get(); });
+  return reference_;
 }
 
 void LossBench::grow(Place::Memory& memory, std::size_t bytes, const char* what) {
@@ -130,11 +155,11 @@ std::string LossBench::wrong_forward() {
   place_.download(lse.data(), lse_, 0, lse.size() * sizeof(float));
   place_.download(loss.data(), loss_, 0, loss.size() * sizeof(float));
   place_.wait();
-  for (std::size_t i = 0; i < reference_.rows.size(); ++i) {
-    const auto n = static_cast<std::size_t>(reference_.rows[i]);
-    const double allowed = lse_tolerance(reference_.lse[i]);
+  for (std::size_t i = 0; i < reference().rows.size(); ++i) {
+    const auto n = static_cast<std::size_t>(reference().rows[i]);
+    const double allowed = lse_tolerance(reference().lse[i]);
     for (const auto& [name, ours, right] :
-         {std::tuple("lse", lse[n], reference_.lse[i]), std::tuple("loss", loss[n], reference_.loss[i])})
+         {std::tuple("lse", lse[n], reference().lse[i]), std::tuple("loss", loss[n], reference().loss[i])})
       if (!(std::abs(ours - right) <= allowed))
         return fmt::format("{}: row {} is {}, right is {:.6g}", name, n, ours, right);
   }
@@ -157,27 +182,31 @@ std::string LossBench::wrong_backward(double tolerance) {
   const auto error = [&](const char* name, double found) {
     return found <= tolerance ? std::string()
                               : fmt::format("{}: relative error {:.2e} over {} rows, allowed are {:.0e}", name, found,
-                                            reference_.rows.size(), tolerance);
+                                            reference().rows.size(), tolerance);
   };
   // Norms of gradients that are nearly 0 say nothing.
-  const double least = 1e-3 * std::sqrt(static_cast<double>(reference_.rows.size()));
-  std::string wrong = error("de", relative_error(rows_of(de_, reference_.rows), reference_.de, least));
-  if (wrong.empty()) wrong = error("dc", relative_error(rows_of(dc_, reference_.columns), reference_.dc, least));
+  const double least = 1e-3 * std::sqrt(static_cast<double>(reference().rows.size()));
+  std::string wrong = error("de", relative_error(rows_of(de_, reference().rows), reference().de, least));
+  if (wrong.empty()) wrong = error("dc", relative_error(rows_of(dc_, reference().columns), reference().dc, least));
   return wrong;
 }
 
 void LossBench::begin_backward() {
-  if (!reference_.dc.empty()) return;
-  Plan standard(desc_, {.pool = pool_, .cache = cache_});
-  poison();
-  standard.forward(forward_args(standard, {.forward = true}), place_.stream());
+  if (!reference().dc.empty()) return;
+  timed("lse for backwards", [&] {
+    Plan standard(desc_, {.pool = pool_, .cache = cache_});
+    const ForwardArgs args = forward_args(standard, {.forward = true});
+    poison();
+    standard.forward(args, place_.stream());
+    place_.wait();
+  });
   if (const std::string wrong = wrong_forward(); !wrong.empty())
     throw InternalError(fmt::format("tune: the default's forward is wrong: {}; please report it", wrong));
   std::vector<float> lse(static_cast<std::size_t>(tokens()));
   place_.download(lse.data(), lse_, 0, lse.size() * sizeof(float));
   place_.wait();
   place_.upload(kept_lse_, lse.data());
-  expect_columns(reference_, problem_, lse, *pool_);
+  timed("columns", [&] { expect_columns(reference(), problem_, lse, *pool_); });
 }
 
 }  // namespace kerf::runtime

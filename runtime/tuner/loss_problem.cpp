@@ -76,6 +76,27 @@ double dot(const float* a, const float* b, std::size_t n) {
   return sum;
 }
 
+constexpr std::int64_t at_once = 32;  // tokens whose products are summed in f32
+/// sum += g of each token times the token.
+void add_products(const std::vector<std::vector<float>>& tokens, const std::array<float, at_once>& g, std::size_t count,
+                  double* sum) {
+  constexpr std::size_t lanes = 32;
+  const std::size_t D = tokens[0].size();
+  for (std::size_t d = 0; d < D; d += lanes) {
+    const std::size_t width = std::min(lanes, D - d);
+    std::array<float, lanes> part{};
+    for (std::size_t k = 0; k < count; ++k) {
+      const float* token = tokens[k].data() + d;
+      const float by = g[k];
+      if (width == lanes)
+        for (std::size_t j = 0; j < lanes; ++j) part[j] += by * token[j];
+      else
+        for (std::size_t j = 0; j < width; ++j) part[j] += by * token[j];
+    }
+    for (std::size_t j = 0; j < width; ++j) sum[d + j] += part[j];
+  }
+}
+
 /// The token of a rank: alike ranks lie apart.
 std::int64_t token_of(std::int64_t rank, std::int64_t vocabulary) {
   std::int64_t step = vocabulary * 61 / 100 + 1;
@@ -174,16 +195,21 @@ LossReference reference_rows(const LossProblem& p, ThreadPool& pool) {
   }
   // Each thread sums a share of the vocabulary.
   std::vector<std::vector<double>> sums(static_cast<std::size_t>(pool.size()));
-  pool.run(p.vocabulary, [&](std::int64_t begin, std::int64_t end, int thread) {
+  pool.run((p.vocabulary + at_once - 1) / at_once, [&](std::int64_t begin, std::int64_t end, int thread) {
     std::vector<double>& sum = sums[static_cast<std::size_t>(thread)];
     sum.resize(R * D);
-    std::vector<float> token(D);
-    for (std::int64_t v = begin; v < end; ++v) {
-      c.row(v, token);
+    std::vector<std::vector<float>> tokens(at_once, std::vector<float>(D));
+    for (std::int64_t first = begin * at_once; first < std::min(end * at_once, p.vocabulary); first += at_once) {
+      const auto here = static_cast<std::size_t>(std::min(at_once, p.vocabulary - first));
+      for (std::size_t k = 0; k < here; ++k) c.row(first + static_cast<std::int64_t>(k), tokens[k]);
       for (std::size_t i = 0; i < R; ++i) {
-        const bool hit = p.target[static_cast<std::size_t>(r.rows[i])] == v;
-        const double g = std::exp(z[i * V + static_cast<std::size_t>(v)] - r.lse[i]) - (hit ? 1 : 0);
-        for (std::size_t d = 0; d < D; ++d) sum[i * D + d] += g * token[d];
+        std::array<float, at_once> g{};
+        for (std::size_t k = 0; k < here; ++k) {
+          const std::int64_t v = first + static_cast<std::int64_t>(k);
+          const bool hit = p.target[static_cast<std::size_t>(r.rows[i])] == v;
+          g[k] = static_cast<float>(std::exp(z[i * V + static_cast<std::size_t>(v)] - r.lse[i]) - (hit ? 1 : 0));
+        }
+        add_products(tokens, g, here, sum.data() + i * D);
       }
     }
   });

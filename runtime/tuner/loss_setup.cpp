@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "kerf/error.h"
+#include "runtime/loss_route.h"
 
 namespace kerf::runtime {
 
@@ -21,18 +22,61 @@ E one_of(const json& number, E last) {
   return static_cast<E>(x);
 }
 
-class OwningSubject : public TuneSubject {
+/// One part after the other, on one problem.
+class MeasuringSubject : public TuneSubject {
  public:
-  explicit OwningSubject(const LossSetup& s)
-      : bench_(s.desc, s.tokens, s.memory, nullptr), subject_(bench_, s.part, s.others) {}
-  std::optional<KernelResources> compile(const TunePoint& point) override { return subject_.compile(point); }
-  std::string check(const TunePoint& point) override { return subject_.check(point); }
-  double run(const TunePoint& point) override { return subject_.run(point); }
-  void forget(const TunePoint& point) override { subject_.forget(point); }
+  explicit MeasuringSubject(const LossSetup& s) : bench_(s.desc, s.tokens, s.memory, nullptr) {}
+  void begin(const std::string& part) override {
+    const LossStage stage = parse_stage(part);
+    subject_ = nullptr;
+    subject_ = std::make_unique<LossSubject>(bench_, stage.part, stage.others);
+  }
+  std::optional<KernelResources> compile(const TunePoint& point) override { return subject().compile(point); }
+  std::string check(const TunePoint& point) override { return subject().check(point); }
+  double run(const TunePoint& point) override { return subject().run(point); }
+  void forget(const TunePoint& point) override { subject().forget(point); }
+  Spent spent() override { return bench_.spent(); }
 
  private:
+  LossSubject& subject() {
+    if (!subject_) throw InternalError("tune-worker: no part was begun");
+    return *subject_;
+  }
+
   LossBench bench_;
-  LossSubject subject_;
+  std::unique_ptr<LossSubject> subject_;
+};
+
+/// What it compiles stays in the caches, and loaded until the next candidate.
+class CompilingSubject : public TuneSubject {
+ public:
+  explicit CompilingSubject(const LossSetup& s)
+      : desc_(bench_desc(s.desc)),
+        tokens_(s.tokens),
+        pool_(std::make_shared<ThreadPool>(1)),
+        cache_(std::make_shared<CodeCache>()) {
+    if (desc_.device.type == DeviceType::cuda) device_ = cuda::Device::open(desc_.device.ordinal);
+  }
+  void begin(const std::string& part) override { stage_ = parse_stage(part); }
+  std::optional<KernelResources> compile(const TunePoint& point) override {
+    LossPoints points = stage_.others;
+    points.of(stage_.part) = point;
+    LoadedLoss next = load_loss(desc_, tokens_, stage_.part, points, pool_, cache_);
+    last_ = std::move(next.route);
+    return next.resources;
+  }
+  std::string check(const TunePoint&) override { throw InternalError("tune-worker: this one only compiles"); }
+  double run(const TunePoint&) override { throw InternalError("tune-worker: this one only compiles"); }
+  void forget(const TunePoint&) override {}
+
+ private:
+  PlanDesc desc_;
+  std::int64_t tokens_;
+  std::shared_ptr<ThreadPool> pool_;
+  std::shared_ptr<CodeCache> cache_;
+  std::shared_ptr<const cuda::Device> device_;
+  LossStage stage_;
+  std::shared_ptr<const LossRoute> last_;
 };
 
 }  // namespace
@@ -56,11 +100,16 @@ std::string to_text(const LossSetup& s) {
                      {"arch", d.arch},
                      {"tokens", s.tokens},
                      {"memory", s.memory},
-                     {"part", static_cast<int>(s.part)},
-                     {"forward", s.others.forward},
-                     {"backward", s.others.backward},
-                     {"filtered", s.others.filtered}};
+                     {"compiles_only", s.compiles_only}};
   return text.dump();
+}
+
+std::string to_text(const LossStage& s) {
+  return json({{"part", static_cast<int>(s.part)},
+               {"forward", s.others.forward},
+               {"backward", s.others.backward},
+               {"filtered", s.others.filtered}})
+      .dump();
 }
 
 LossSetup parse_setup(const std::string& text) {
@@ -84,18 +133,31 @@ LossSetup parse_setup(const std::string& text) {
     t.at("arch").get_to(d.arch);
     t.at("tokens").get_to(s.tokens);
     t.at("memory").get_to(s.memory);
-    s.part = one_of(t.at("part"), LossPart::filtered);
-    t.at("forward").get_to(s.others.forward);
-    t.at("backward").get_to(s.others.backward);
-    t.at("filtered").get_to(s.others.filtered);
+    t.at("compiles_only").get_to(s.compiles_only);
   } catch (const json::exception& e) {
     throw UsageError(std::string("tune-worker: this is no setup of a loss: ") + e.what());
   }
   return s;
 }
 
+LossStage parse_stage(const std::string& text) {
+  const json t = json::parse(text, nullptr, false);
+  LossStage s;
+  try {
+    s.part = one_of(t.at("part"), LossPart::filtered);
+    t.at("forward").get_to(s.others.forward);
+    t.at("backward").get_to(s.others.backward);
+    t.at("filtered").get_to(s.others.filtered);
+  } catch (const json::exception& e) {
+    throw UsageError(std::string("tune-worker: this is no part of a loss: ") + e.what());
+  }
+  return s;
+}
+
 std::unique_ptr<TuneSubject> subject_of(const std::string& text) {
-  return std::make_unique<OwningSubject>(parse_setup(text));
+  const LossSetup setup = parse_setup(text);
+  if (setup.compiles_only) return std::make_unique<CompilingSubject>(setup);
+  return std::make_unique<MeasuringSubject>(setup);
 }
 
 }  // namespace kerf::runtime

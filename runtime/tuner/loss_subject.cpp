@@ -1,5 +1,8 @@
 #include "runtime/tuner/loss_subject.h"
 
+#include <fmt/format.h>
+#include <unistd.h>
+
 #include <algorithm>
 
 #include "kerf/error.h"
@@ -24,6 +27,15 @@ void take_larger(KernelResources& all, const KernelResources& one) {
   all.local_bytes = std::max(all.local_bytes, one.local_bytes);
 }
 
+LossBench::Calls calls_of(LossPart part, const PlanDesc& desc) {
+  // A stash is written by tiles of the backward: what that costs the forward is the backward's.
+  const bool stash = part == LossPart::backward && stashes(desc);
+  return {.forward = part != LossPart::backward || stash,
+          .backward = part != LossPart::forward,
+          .block_lse = part == LossPart::filtered,
+          .stash = stash};
+}
+
 /// Those that the part's time goes to.
 std::vector<DeviceProgram> main_programs(const DeviceLoss& loss, const DevicePrograms& programs, LossPart part,
                                          std::int64_t tokens, const PlanDesc& desc) {
@@ -38,6 +50,69 @@ std::vector<DeviceProgram> main_programs(const DeviceLoss& loss, const DevicePro
   return list;
 }
 
+/// Whether a tuner's call may launch it: labels are i64, dc has c's dtype and is written, losses are not reduced.
+bool may_launch(DeviceProgram which, const DeviceLoss& loss, const DevicePrograms& programs, LossPart part,
+                std::int64_t tokens, const PlanDesc& desc) {
+  const LossBench::Calls calls = calls_of(part, desc);
+  const bool by_8 = desc.hidden * size_of(desc.dtype) % 8 == 0;
+  switch (which) {
+    case DeviceProgram::label_rows_i64:
+    case DeviceProgram::place_targets:
+    case DeviceProgram::copy_rows: return true;
+    case DeviceProgram::compact_rows:
+    case DeviceProgram::order_rows: return !by_8;
+    case DeviceProgram::compact_rows_by_8:
+    case DeviceProgram::order_rows_by_8: return by_8;
+    case DeviceProgram::lse_forward:
+    case DeviceProgram::lse_forward_run:
+    case DeviceProgram::lse_forward_tall:
+      return part != LossPart::backward && which == forward_program(desc, programs.blocks(), tokens);
+    case DeviceProgram::compact_labels_begin_losses:
+    case DeviceProgram::chunk_rows:
+    case DeviceProgram::combine:
+    case DeviceProgram::sum_rows:
+    case DeviceProgram::score_rows:
+    case DeviceProgram::stash_tiles:
+    case DeviceProgram::lse_tiles: return calls.forward;
+    default: break;
+  }
+  if (!calls.backward) return false;
+  const bool filtered = part == LossPart::filtered;
+  const DeviceBackwardSpace space =
+      filtered ? DeviceBackwardSpace{} : lay_out_device_backward(nullptr, desc, tokens, programs, loss.ranges(tokens));
+  const bool one = !filtered && space.parts == 1 && loss.ranges(tokens).count() == 1 && !calls.stash;
+  switch (which) {
+    case DeviceProgram::label_rows_i32:
+    case DeviceProgram::label_rows_i32_i32:
+    case DeviceProgram::label_rows_i32_i64:
+    case DeviceProgram::label_rows_i64_i32:
+    case DeviceProgram::label_rows_i64_i64:
+    case DeviceProgram::upstream_one:
+    case DeviceProgram::sum_losses:
+    case DeviceProgram::finish_loss:
+    case DeviceProgram::grad_c_add:
+    case DeviceProgram::grad_c_f32:
+    case DeviceProgram::grad_c_f32_add:
+    case DeviceProgram::sum_dc_add:
+    case DeviceProgram::sum_dc_f32:
+    case DeviceProgram::sum_dc_f32_add:
+    case DeviceProgram::keep_all:
+    case DeviceProgram::forget_masses: return false;
+    case DeviceProgram::clear_rows: return !by_8;
+    case DeviceProgram::clear_rows_by_8: return by_8;
+    case DeviceProgram::list_parts: return space.parts > 1;
+    case DeviceProgram::list_row_parts:
+    case DeviceProgram::grad_c_parts:
+    case DeviceProgram::sum_dc: return space.row_parts > 1;
+    case DeviceProgram::grad_c: return space.row_parts <= 1;
+    case DeviceProgram::grad_e: return one;
+    case DeviceProgram::sum_parts:
+    case DeviceProgram::grad_e_begin: return !one;
+    case DeviceProgram::grad_e_add: return !one && (filtered || calls.stash || loss.ranges(tokens).count() > 1);
+    default: return true;
+  }
+}
+
 std::vector<LossProgram> main_programs(LossPart part, bool several) {
   if (part == LossPart::forward) return {LossProgram::lse_forward, LossProgram::combine};
   if (several)
@@ -45,63 +120,72 @@ std::vector<LossProgram> main_programs(LossPart part, bool several) {
   return {LossProgram::grad_tiles, LossProgram::grad_e, LossProgram::grad_c};
 }
 
-}  // namespace
-
-LossSubject::LossSubject(LossBench& bench, LossPart part, const LossPoints& others)
-    : bench_(bench), part_(part), others_(others) {
-  const bool filtered = part == LossPart::filtered;
-  // A stash is written by tiles of the backward: what that costs the forward is the backward's.
-  const bool stash = part == LossPart::backward && stashes(bench.desc());
-  calls_ = {.forward = part != LossPart::backward || stash,
-            .backward = part != LossPart::forward,
-            .block_lse = filtered,
-            .stash = stash};
-  if (bench.desc().device.type == DeviceType::cuda) warm_up();
-  if (calls_.backward) bench.begin_backward();
+void refuse_large(LossRoute& route, std::int64_t tokens, LossPart part, const LossPoints& points,
+                  const std::shared_ptr<CodeCache>& cache) {
+  const PlanDesc& desc = route.desc();
+  if (desc.workspace_limit == 0 || part == LossPart::forward) return;
+  const std::size_t bytes = route.workspace(tokens, true);
+  if (bytes <= desc.workspace_limit) return;
+  LossPoints standard = points;
+  standard.of(part) = {};
+  // With a limit that nothing keeps to a plan takes what it must.
+  if (LossRoute(desc, std::make_shared<ThreadPool>(1), cache, std::make_shared<KnownOrder>(), standard)
+          .workspace(tokens, true) > desc.workspace_limit)
+    return;
+  throw TuneFailure(WisdomStatus::resources, fmt::format("needs a workspace of {:.1f} MiB, the limit is {:.1f}",
+                                                         static_cast<double>(bytes) / (1 << 20),
+                                                         static_cast<double>(desc.workspace_limit) / (1 << 20)));
 }
 
-void LossSubject::warm_up() {
-  LossRoute route(bench_.desc(), nullptr, bench_.cache(), std::make_shared<KnownOrder>(), others_);
-  DevicePrograms& programs =
-      part_ == LossPart::filtered ? route.stepped()->filtered_programs() : route.stepped()->programs();
-  const std::vector<DeviceProgram> all = programs.all();
-  bench_.pool()->run(std::ssize(all), [&](std::int64_t begin, std::int64_t end, int) {
-    for (std::int64_t i = begin; i < end; ++i) programs.kernel(all[static_cast<std::size_t>(i)]);
+}  // namespace
+
+LoadedLoss load_loss(const PlanDesc& desc, std::int64_t tokens, LossPart part, const LossPoints& points,
+                     const std::shared_ptr<ThreadPool>& pool, const std::shared_ptr<CodeCache>& cache) {
+  LoadedLoss loaded{.route = std::make_shared<LossRoute>(desc, pool, cache, std::make_shared<KnownOrder>(), points),
+                    .resources = {}};
+  LossRoute& route = *loaded.route;
+  refuse_large(route, tokens, part, points, cache);
+  const bool on_gpu = desc.device.type == DeviceType::cuda;
+  if (!on_gpu && part != LossPart::filtered) {
+    const bool several = part == LossPart::backward && route.ranges(tokens, route.limit(tokens)).count() > 1;
+    for (const LossProgram w : main_programs(part, several)) route.programs().kernel(w);
+    return loaded;
+  }
+  DeviceLoss& loss = *route.stepped();
+  DevicePrograms& programs = part == LossPart::filtered ? loss.filtered_programs() : loss.programs();
+  const std::vector<DeviceProgram> main = main_programs(loss, programs, part, tokens, desc);
+  std::vector<DeviceProgram> launched = on_gpu ? programs.all() : main;
+  if (on_gpu)
+    std::erase_if(launched, [&](DeviceProgram w) { return !may_launch(w, loss, programs, part, tokens, desc); });
+  // Processes that compile beside each other begin with different ones and find the others'.
+  std::rotate(launched.begin(), launched.begin() + getpid() % std::ssize(launched), launched.end());
+  pool->run(std::ssize(launched), [&](std::int64_t begin, std::int64_t end, int) {
+    for (std::int64_t i = begin; i < end; ++i) programs.kernel(launched[static_cast<std::size_t>(i)]);
   });
+  if (on_gpu) {
+    loaded.resources.emplace();
+    for (const DeviceProgram w : main) take_larger(*loaded.resources, programs.kernel(w).resources());
+  }
+  return loaded;
+}
+
+LossSubject::LossSubject(LossBench& bench, LossPart part, const LossPoints& others)
+    : bench_(bench), part_(part), calls_(calls_of(part, bench.desc())), others_(others) {
+  if (calls_.backward) bench.begin_backward();
 }
 
 std::optional<KernelResources> LossSubject::compile(const TunePoint& point) {
   LossPoints points = others_;
   points.of(part_) = point;
-  // A plan compiles everything; here only what is called, into the cache that the plan shares.
-  const auto loaded =
-      std::make_shared<LossRoute>(bench_.desc(), bench_.pool(), bench_.cache(), std::make_shared<KnownOrder>(), points);
-  LossRoute& route = *loaded;
-  std::optional<KernelResources> resources;
-  const std::int64_t N = bench_.tokens();
-  const bool on_gpu = bench_.desc().device.type == DeviceType::cuda;
-  if (on_gpu || part_ == LossPart::filtered) {
-    DeviceLoss& loss = *route.stepped();
-    DevicePrograms& programs = part_ == LossPart::filtered ? loss.filtered_programs() : loss.programs();
-    if (on_gpu) resources.emplace();
-    if (part_ == LossPart::backward)
-      for (const DeviceProgram w : {DeviceProgram::list_kept, DeviceProgram::list_written}) programs.kernel(w);
-    for (const DeviceProgram w : main_programs(loss, programs, part_, N, bench_.desc())) {
-      const KernelResources one = programs.kernel(w).resources();
-      if (resources) take_larger(*resources, one);
-    }
-  } else {
-    const bool several = part_ == LossPart::backward && route.ranges(N, route.limit(N)).count() > 1;
-    for (const LossProgram w : main_programs(part_, several)) route.programs().kernel(w);
-  }
+  LoadedLoss loaded = load_loss(bench_.desc(), bench_.tokens(), part_, points, bench_.pool(), bench_.cache());
   LossBlocks blocks{.forward = to_wisdom(points.forward),
                     .backward = to_wisdom(points.backward),
                     .filtered = to_wisdom(points.filtered)};
   auto plan = std::make_unique<Plan>(
       bench_.desc(), Shared{.pool = bench_.pool(), .cache = bench_.cache(), .wisdom = nullptr, .blocks = blocks});
   const std::lock_guard lock(mutex_);
-  plans_[point] = {loaded, std::move(plan)};
-  return resources;
+  plans_[point] = {std::move(loaded.route), std::move(plan)};
+  return loaded.resources;
 }
 
 Plan& LossSubject::plan(const TunePoint& point) {

@@ -1,6 +1,7 @@
 // A part of the loss as the subject of a search: a candidate is a plan with its blocks, a run is a call of that plan.
 #pragma once
 
+#include <future>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -34,7 +35,9 @@ class LossBench {
   const std::shared_ptr<ThreadPool>& pool() const { return pool_; }
   const std::shared_ptr<CodeCache>& cache() const { return cache_; }
   Place& place() { return place_; }
-  LossReference& reference() { return reference_; }
+  /// Made meanwhile by threads of its own; waits for it.
+  LossReference& reference();
+  TuneSubject::Spent spent() const { return spent_; }
   /// Which calls are made: of both directions the backward goes by what the forward left.
   struct Calls {
     bool forward = false, backward = false, block_lse = false, stash = false;
@@ -54,6 +57,9 @@ class LossBench {
   /// At least so many bytes of workspace; DeviceError above the limit.
   TensorRef workspace(std::size_t bytes);
   void grow(Place::Memory& memory, std::size_t bytes, const char* what);
+  /// Notes what the step takes.
+  template <class Step>
+  auto timed(const char* name, const Step& step);
   std::vector<double> rows_of(const Place::Memory& matrix, const std::vector<std::int64_t>& rows);
 
   PlanDesc desc_;
@@ -62,9 +68,20 @@ class LossBench {
   Place place_;
   LossProblem problem_;
   LossReference reference_;
+  TuneSubject::Spent spent_;
   std::size_t limit_, used_ = 0;
   Place::Memory e_, c_, target_, grad_, loss_, lse_, de_, dc_, kept_lse_, block_lse_, stash_, workspace_;
+  std::future<LossReference> coming_;  // last: it reads the problem
 };
+
+/// The programs of a loss with what a tuner's calls of a part launch compiled, and on a GPU loaded.
+struct LoadedLoss {
+  std::shared_ptr<LossRoute> route;
+  std::optional<KernelResources> resources;  // of a GPU's kernels, the largest
+};
+/// Throws TuneFailure where the workspace passes desc.workspace_limit, though the default's does not.
+LoadedLoss load_loss(const PlanDesc& desc, std::int64_t tokens, LossPart part, const LossPoints& points,
+                     const std::shared_ptr<ThreadPool>& pool, const std::shared_ptr<CodeCache>& cache);
 
 class LossSubject : public TuneSubject {
  public:
@@ -75,11 +92,8 @@ class LossSubject : public TuneSubject {
   std::string check(const TunePoint& point) override;
   double run(const TunePoint& point) override;
   void forget(const TunePoint& point) override;
-  bool overlaps() const override { return bench_.desc().device.type == DeviceType::cuda; }
 
  private:
-  /// Compiles what does not depend on the blocks, all at once, so that no candidate pays for it.
-  void warm_up();
   Plan& plan(const TunePoint& point);
 
   LossBench& bench_;

@@ -6,6 +6,7 @@
 #include <chrono>
 #include <cmath>
 #include <limits>
+#include <memory>
 #include <new>
 #include <thread>
 #include <utility>
@@ -28,7 +29,12 @@ constexpr double share_of_first = 0.6, share_of_second = 0.8, share_of_finals = 
 class Search {
  public:
   Search(const TuneTask& task, TuneSubject& subject, const TuneOptions& options)
-      : task_(task), subject_(subject), options_(options), start_(clock()), log_(task, options.wisdom) {}
+      : task_(task),
+        subject_(subject),
+        options_(options),
+        start_(clock()),
+        begun_(start_),
+        log_(task, options.wisdom) {}
   TuneReport run();
 
  private:
@@ -44,18 +50,33 @@ class Search {
     return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
   }
   double elapsed() const { return clock() - start_; }
+  /// Adds what the step takes to `seconds`.
+  template <class Step>
+  auto timed(double& seconds, const Step& step) {
+    struct Note {
+      Search& search;
+      double& seconds;
+      double start = search.clock();
+      ~Note() { seconds += search.clock() - start; }
+    };
+    const Note note{*this, seconds};
+    return step();
+  }
   bool interrupted() const { return options_.stop.stop_requested(); }
   /// Whether there is no time left for what may take this share of it; says why.
   bool over(double share) {
     if (report_.stopped == "fault") return true;
-    if (!interrupted() && elapsed() < share * options_.seconds) return false;
+    if (!interrupted() && clock() - begun_ < share * seconds_) return false;
     report_.stopped = interrupted() ? "interrupt" : "budget";
     return true;
   }
 
   void take_up(const Shortlist& list);
   void run_first();
-  void compile(const CandidateCompiler& compiler, std::size_t begin);
+  /// Of candidates from the first one on, at most so many; known ones have nothing to do.
+  std::vector<const TunePoint*> points(std::size_t first, std::size_t most) const;
+  /// Notes how compiling ended.
+  void adopt(std::size_t i, const CandidateCompiler::Result& made);
   void judge(std::size_t i);
   void run_more(std::vector<std::size_t> these, std::size_t most, double share);
   void finals();
@@ -69,6 +90,7 @@ class Search {
   /// One more run; false: it failed.
   bool sample(std::size_t i);
   void fail(std::size_t i, const Ending& ending);
+  void fail(std::size_t i, const std::exception_ptr& error, WisdomStatus otherwise);
   void drop(std::size_t i);
   void settle(std::size_t i);
   void keep(std::size_t i) { log_.keep(report_.candidates[i]); }
@@ -80,11 +102,14 @@ class Search {
   TuneSubject& subject_;
   const TuneOptions& options_;
   const double start_;
+  double begun_;  // when there was something to measure with: the budget counts from there
   TuneReport report_;
   std::vector<State> states_;
   std::vector<std::size_t> spilling_;  // compiled, not run
   std::vector<std::size_t> before_;    // who won before
+  double seconds_ = 0;
   SearchLog log_;
+  std::unique_ptr<CandidateCompiler> compiler_;  // last: it reads the others
 };
 
 void Search::take_up(const Shortlist& list) {
@@ -139,6 +164,16 @@ void Search::settle(std::size_t i) {
   c.known = false;
 }
 
+void Search::fail(std::size_t i, const std::exception_ptr& error, WisdomStatus otherwise) {
+  try {
+    std::rethrow_exception(error);
+  } catch (const TuneEnd&) {
+    report_.stopped = "fault";
+  } catch (...) {
+    fail(i, ending_of(error, otherwise));
+  }
+}
+
 void Search::fail(std::size_t i, const Ending& ending) {
   TuneCandidate& c = report_.candidates[i];
   states_[i].samples = {};
@@ -160,10 +195,10 @@ void Search::fail(std::size_t i, const Ending& ending) {
 
 bool Search::sample(std::size_t i) {
   try {
-    states_[i].samples.add(subject_.run(report_.candidates[i].point));
+    states_[i].samples.add(timed(report_.spent.running, [&] { return subject_.run(report_.candidates[i].point); }));
     return true;
   } catch (...) {
-    fail(i, ending_of(std::current_exception(), WisdomStatus::fault));
+    fail(i, std::current_exception(), WisdomStatus::fault);
     return false;
   }
 }
@@ -173,11 +208,13 @@ bool Search::make_ready(std::size_t i) {
   if (c.status != WisdomStatus::ok) return false;
   if (states_[i].ready) return true;
   try {
-    c.resources = subject_.compile(c.point);  // again, or known from before
-    if (const std::string wrong = subject_.check(c.point); !wrong.empty())
+    // Again, or known from before.
+    c.resources = timed(report_.spent.compiling, [&] { return subject_.compile(c.point); });
+    if (const std::string wrong = timed(report_.spent.checking, [&] { return subject_.check(c.point); });
+        !wrong.empty())
       throw TuneFailure(WisdomStatus::wrong, wrong);
   } catch (...) {
-    fail(i, ending_of(std::current_exception(), WisdomStatus::fault));
+    fail(i, std::current_exception(), WisdomStatus::fault);
     return false;
   }
   states_[i].ready = true;
@@ -187,9 +224,11 @@ bool Search::make_ready(std::size_t i) {
 void Search::judge(std::size_t i) {
   TuneCandidate& c = report_.candidates[i];
   try {
-    if (const std::string wrong = subject_.check(c.point); !wrong.empty()) return fail(i, {WisdomStatus::wrong, wrong});
+    if (const std::string wrong = timed(report_.spent.checking, [&] { return subject_.check(c.point); });
+        !wrong.empty())
+      return fail(i, {WisdomStatus::wrong, wrong});
   } catch (...) {
-    return fail(i, ending_of(std::current_exception(), WisdomStatus::fault));
+    return fail(i, std::current_exception(), WisdomStatus::fault);
   }
   states_[i].ready = true;
   const auto order = by_time();
@@ -211,59 +250,57 @@ void Search::judge(std::size_t i) {
   keep(i);
 }
 
-void Search::compile(const CandidateCompiler& compiler, std::size_t begin) {
-  for (std::size_t k = 0; k < compiler.size(); ++k) {
-    const std::size_t i = begin + k;
-    TuneCandidate& c = report_.candidates[i];
-    if (c.known) continue;
-    const CandidateCompiler::Result& made = compiler[k];
-    c.compile_ms = made.ms;
-    if (made.error) {
-      fail(i, ending_of(made.error, WisdomStatus::compile));
-      continue;
-    }
-    c.resources = made.resources;
-    if (c.resources && c.resources->local_bytes > 0) {
-      c.status = WisdomStatus::resources;
-      c.reason = fmt::format("spills {} bytes of each thread", c.resources->local_bytes);
-      spilling_.push_back(i);
-      drop(i);
-    }
-  }
+std::vector<const TunePoint*> Search::points(std::size_t first, std::size_t most) const {
+  std::vector<const TunePoint*> points;
+  for (std::size_t i = first; i < states_.size() && points.size() < most; ++i)
+    points.push_back(report_.candidates[i].known ? nullptr : &report_.candidates[i].point);
+  return points;
+}
+
+void Search::adopt(std::size_t i, const CandidateCompiler::Result& made) {
+  TuneCandidate& c = report_.candidates[i];
+  if (c.known) return;
+  c.compile_ms = made.ms;
+  if (made.error) return fail(i, made.error, WisdomStatus::compile);
+  c.resources = made.resources;
+  if (!c.resources || c.resources->local_bytes == 0) return;
+  c.status = WisdomStatus::resources;
+  c.reason = fmt::format("spills {} bytes of each thread", c.resources->local_bytes);
+  spilling_.push_back(i);
+  drop(i);
 }
 
 void Search::run_first() {
   const int wanted = options_.compile_threads;
   const auto processors = static_cast<int>(std::max(1U, std::thread::hardware_concurrency()));
   const auto width = static_cast<std::size_t>(wanted > 0 ? wanted : std::min(8, processors));
-  const auto points = [&](std::size_t begin) {
-    std::vector<const TunePoint*> points;
-    for (std::size_t i = begin; i < states_.size() && points.size() < width; ++i)
-      points.push_back(report_.candidates[i].known ? nullptr : &report_.candidates[i].point);
-    return points;
-  };
-  std::size_t taken = 0;  // what is not taken up is not reported
-  std::optional<CandidateCompiler> next;
-  while (taken < states_.size() && !over(share_of_first)) {
-    CandidateCompiler batch = next ? std::move(*next) : CandidateCompiler(subject_, points(taken));
-    next.reset();
-    batch.wait();
-    const std::size_t begin = taken, end = begin + batch.size();
-    if (subject_.overlaps() && end < states_.size()) next.emplace(subject_, points(end));
-    compile(batch, begin);
-    // The default is timed however long compiling took.
-    for (; taken < end && ((taken == 0 && !interrupted()) || !over(share_of_first)); ++taken) {
-      const TuneCandidate& c = report_.candidates[taken];
-      if (!c.known && c.status == WisdomStatus::ok) judge(taken);
-      tell("first runs", taken + 1);
+  if (options_.seconds <= 0 && !task_.seconds) return static_cast<void>(over(0));
+  if (subject_.overlaps()) compiler_ = std::make_unique<CandidateCompiler>(subject_, points(0, states_.size()), width);
+  timed(report_.spent.waiting, [&] { subject_.wait_ready(); });
+  begun_ = clock();
+  seconds_ = task_.seconds ? task_.seconds() : options_.seconds;
+  std::size_t taken = 0, first = 0, end = 0;  // what is not taken up is not reported
+  for (; taken < states_.size() && (taken == 0 ? !interrupted() && seconds_ > 0 : !over(share_of_first)); ++taken) {
+    if (taken == end && !subject_.overlaps()) {
+      compiler_ = std::make_unique<CandidateCompiler>(subject_, points(taken, width), width);
+      first = taken, end = taken + compiler_->size();
+      timed(report_.spent.compiling, [&] {
+        for (std::size_t i = first; i < end; ++i) compiler_->wait(i - first, [] { return false; });
+      });
     }
-    // Compiled, and no time to run.
-    for (std::size_t i = taken; i < end; ++i) drop(i);
+    // The default is timed however long compiling takes.
+    const auto give_up = [&] { return taken > 0 && over(share_of_first); };
+    if (!timed(report_.spent.compiling, [&] { return compiler_->wait(taken - first, give_up); })) break;
+    if (taken > 0 && over(share_of_first)) break;
+    adopt(taken, (*compiler_)[taken - first]);
+    const TuneCandidate& c = report_.candidates[taken];
+    if (!c.known && c.status == WisdomStatus::ok && report_.stopped != "fault") judge(taken);
+    tell("first runs", taken + 1);
   }
-  if (next) {
-    next->wait();
-    for (std::size_t i = 0; i < next->size() && taken + i < states_.size(); ++i) drop(taken + i);
-  }
+  if (taken == 0) static_cast<void>(over(0));
+  if (compiler_) compiler_->stop();
+  // Compiled, and no time to run.
+  for (std::size_t i = taken; i < end; ++i) drop(i);
   for (const std::size_t i : spilling_) {
     if (i >= taken) continue;
     TuneCandidate& c = report_.candidates[i];
@@ -390,6 +427,7 @@ TuneReport Search::run() {
   report_.key = task_.key, report_.validators = task_.validators;
   report_.parameters = task_.space.parameters();
   report_.space_size = task_.space.size();
+  seconds_ = options_.seconds;
   const std::int64_t most = options_.candidates > 0 ? options_.candidates : default_candidates;
   take_up(shortlist(task_, most));
   before_ = log_.adopt(report_.candidates, options_.again);
@@ -397,6 +435,7 @@ TuneReport Search::run() {
   finals();
   choose();
   log_.end();
+  compiler_ = nullptr;
   for (std::size_t i = 0; i < states_.size(); ++i) drop(i);
   trim();
   report_.seconds = elapsed();

@@ -11,7 +11,9 @@
 #include <exception>
 #include <functional>
 #include <optional>
+#include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "kerf/tuner.h"
@@ -27,10 +29,20 @@ class TuneFailure : public std::exception {
   std::string reason;
 };
 
+/// There is nothing any more that could measure: no candidate is to blame.
+class TuneEnd : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
 /// What is tuned: makes candidates, judges and times them. Whatever is thrown is what became of the candidate.
 class TuneSubject {
  public:
   virtual ~TuneSubject() = default;
+  /// What follows is about this part of what is tuned.
+  virtual void begin(const std::string& part) { static_cast<void>(part); }
+  /// Returns once candidates can run; compile may be called before.
+  virtual void wait_ready() {}
   /// Makes a candidate ready to run; of several at once, on threads of the search.
   virtual std::optional<KernelResources> compile(const TunePoint& point) = 0;
   /// Runs it on poisoned outputs; what is wrong with them, empty: nothing.
@@ -39,6 +51,9 @@ class TuneSubject {
   virtual double run(const TunePoint& point) = 0;
   /// What compile made is not needed any more.
   virtual void forget(const TunePoint& point) = 0;
+  /// Seconds that went by for all candidates alike, by what for.
+  using Spent = std::vector<std::pair<std::string, double>>;
+  virtual Spent spent() { return {}; }
   /// Whether compiling does not disturb what is timed at the same time.
   virtual bool overlaps() const { return false; }
   /// Whether what a candidate breaks is whole again for the next.
@@ -52,6 +67,7 @@ struct TuneTask {
   TunePoint standard = {};                                    // legal in the space
   std::function<double(const TunePoint&)> predicted_ms = {};  // may be empty
   std::vector<TunePoint> seeds = {};                          // taken up first, whatever their rank
+  std::function<double()> seconds = {};  // in place of the options', asked once there is something to measure with
 };
 
 TuneReport search(const TuneTask& task, TuneSubject& subject, const TuneOptions& options);

@@ -34,11 +34,22 @@ class Server {
 
   void setup(std::int64_t id, const std::string& text,
              const std::function<std::unique_ptr<TuneSubject>(const std::string&)>& make) {
+    attempt(id, [&] { subject_ = make(text); });
+  }
+
+  void begin(std::int64_t id, const std::string& part) {
+    compiling_.clear();
+    made_.clear();
+    attempt(id, [&] { subject_->begin(part); });
+  }
+
+  /// Answers what becomes of a step of no candidate.
+  void attempt(std::int64_t id, const std::function<void()>& step) {
     const auto refuse = [&](const char* kind, const std::exception& e) {
       say(id, {{"error", e.what()}, {"kind", kind}});
     };
     try {
-      subject_ = make(text);
+      step();
       say(id, json::object());
     } catch (const UsageError& e) {
       refuse("usage", e);
@@ -71,8 +82,9 @@ class Server {
 
   void answer(const std::string& what, std::int64_t id, const TunePoint& point) {
     try {
-      if (what != "forget" && !is_made(point)) make(point);  // by the process before this one
+      if ((what == "check" || what == "run") && !is_made(point)) make(point);  // by the process before this one
       if (what == "check") return say(id, {{"wrong", subject_->check(point)}});
+      if (what == "spent") return say(id, {{"spent", subject_->spent()}});
       if (what == "run") return say(id, {{"ms", subject_->run(point)}});
       subject_->forget(point);
       const std::lock_guard lock(making_);
@@ -126,6 +138,10 @@ int serve_candidates(int socket, const std::function<std::unique_ptr<TuneSubject
       continue;
     }
     if (!server.ready()) return 2;
+    if (what == "begin") {
+      server.begin(id, question.value("part", std::string()));
+      continue;
+    }
     const auto point = question.value("point", TunePoint{});
     if (what == "compile")
       server.compile(id, point);

@@ -2,10 +2,12 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <chrono>
 #include <memory>
 #include <optional>
 
 #include "kerf/error.h"
+#include "runtime/processors.h"
 #include "runtime/tuner/loss_setup.h"
 #include "runtime/tuner/worker.h"
 
@@ -14,6 +16,39 @@ namespace kerf {
 namespace {
 
 using runtime::LossPart;
+
+constexpr int most_compilers = 8;
+constexpr std::int64_t most_on_gpu = 96;  // where processes compile beside what measures
+constexpr double reserve = 0.03;          // of the budget: processes end
+
+/// Of the time: what one run takes, and how many candidates there are.
+double share_of(LossPart part) { return part == LossPart::forward ? 2 : 3; }
+
+double clock_of(const TuneOptions& options) {
+  if (options.clock) return options.clock();
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+/// Stands there where nothing may be measured.
+class NoSubject : public runtime::TuneSubject {
+ public:
+  std::optional<KernelResources> compile(const TunePoint&) override { throw runtime::TuneEnd("nothing is measured"); }
+  std::string check(const TunePoint&) override { throw runtime::TuneEnd("nothing is measured"); }
+  double run(const TunePoint&) override { throw runtime::TuneEnd("nothing is measured"); }
+  void forget(const TunePoint&) override {}
+};
+
+/// What won the other parts, as far as they agree.
+void add_seed(runtime::TuneTask& task, const runtime::LossPoints& chosen) {
+  TunePoint point = task.standard;
+  const auto take = [&](const TunePoint& from, const char* name, const char* as) {
+    if (const auto at = from.find(name); at != from.end() && point.count(as) > 0) point[as] = at->second;
+  };
+  for (const char* name : {"n", "v", "split", "band"}) take(chosen.forward, name, name);
+  take(chosen.backward, "n", "bn");
+  for (const char* name : {"e_d", "c_d"}) take(chosen.backward, name, name);
+  task.seeds.insert(task.seeds.begin(), point);
+}
 
 std::vector<LossPart> parts_of(const PlanDesc& desc) {
   if (desc.device.type == DeviceType::cpu && desc.strategy == Strategy::dense)
@@ -50,33 +85,51 @@ LossTuning tune_loss(const PlanDesc& asked, std::int64_t tokens, const TuneOptio
   static_cast<void>(Plan(desc, {.pool = std::make_shared<ThreadPool>(1)}));  // refuses what makes no sense
   const std::vector<LossPart> parts = parts_of(desc);
   const std::int64_t rounded = token_bucket(tokens);
-  std::optional<runtime::LossBench> bench;
-  if (options.worker.empty()) bench.emplace(desc, rounded, options.memory, nullptr);
+  const bool on_gpu = desc.device.type == DeviceType::cuda;
+  const auto seconds_since = [&, start = clock_of(options)] { return clock_of(options) - start; };
+
+  runtime::LossSetup setup{.desc = desc, .tokens = rounded, .memory = options.memory};
+  std::unique_ptr<runtime::TuneSubject> subject;
+  TuneOptions of_part = options;
+  if (options.seconds <= 0) {
+    subject = std::make_unique<NoSubject>();
+  } else if (options.worker.empty()) {
+    subject = runtime::subject_of(to_text(setup));
+  } else {
+    runtime::CompilerProcesses compilers;
+    if (on_gpu) {
+      compilers.count = std::clamp(runtime::processors() - 1, 1, most_compilers);
+      runtime::LossSetup compiling = setup;
+      compiling.compiles_only = true;
+      compilers.setup = to_text(compiling);
+      of_part.compile_threads = compilers.count;
+    }
+    subject =
+        std::make_unique<runtime::WorkerSubject>(options.worker, to_text(setup), options.candidate_seconds, compilers);
+  }
+  if (on_gpu && options.candidates == 0) of_part.candidates = most_on_gpu;
   LossTuning tuning;
   runtime::LossPoints chosen;
-  double left = options.seconds;
+  double all = 0;
+  for (const LossPart part : parts) all += share_of(part);
   for (std::size_t i = 0; i < parts.size(); ++i) {
-    TuneOptions of_part = options;
-    of_part.seconds = left / static_cast<double>(parts.size() - i);
-    std::unique_ptr<runtime::TuneSubject> subject;
-    if (bench) {
-      subject = std::make_unique<runtime::LossSubject>(*bench, parts[i], chosen);
-    } else {
-      auto worker = std::make_unique<runtime::WorkerSubject>(
-          options.worker,
-          to_text(runtime::LossSetup{
-              .desc = desc, .tokens = rounded, .memory = options.memory, .part = parts[i], .others = chosen}),
-          options.candidate_seconds, desc.device.type == DeviceType::cuda);
-      worker->start();  // not on the budget
-      subject = std::move(worker);
+    runtime::TuneTask task = task_of(desc, rounded, parts[i], options.wisdom);
+    if (parts[i] == LossPart::filtered) add_seed(task, chosen);
+    if (options.seconds > 0) {
+      double shares = 0;
+      for (std::size_t k = i; k < parts.size(); ++k) shares += share_of(parts[k]);
+      task.seconds = [&, i, shares] {
+        const double share = share_of(parts[i]), left = (1 - reserve) * options.seconds - seconds_since();
+        return std::max(left * share / shares, options.seconds / 2 * share / all);
+      };
+      subject->begin(to_text(runtime::LossStage{.part = parts[i], .others = chosen}));
     }
-    const TuneReport& report =
-        tuning.parts.emplace_back(runtime::search(task_of(desc, rounded, parts[i], options.wisdom), *subject, of_part));
-    left = std::max(0.0, left - report.seconds);
+    const TuneReport& report = tuning.parts.emplace_back(runtime::search(task, *subject, of_part));
     if (!report.winner && parts[i] == LossPart::forward) break;  // what follows from lse cannot be judged
     if (report.winner) chosen.of(parts[i]) = report.candidates[*report.winner].point;
     if (report.stopped == "interrupt" || report.stopped == "fault") break;
   }
+  tuning.spent = subject->spent();
   return tuning;
 }
 

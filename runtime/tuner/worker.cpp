@@ -130,47 +130,123 @@ struct WorkerSubject::Process {
   std::string how;
 };
 
-WorkerSubject::WorkerSubject(std::string program, std::string setup, double seconds, bool overlaps)
-    : program_(std::move(program)), setup_(std::move(setup)), seconds_(seconds), overlaps_(overlaps) {}
-WorkerSubject::~WorkerSubject() = default;
+/// Processes one after the other, each told the same.
+class WorkerSubject::Worker {
+ public:
+  Worker(std::string program, std::string setup, double seconds)
+      : program_(std::move(program)), setup_(std::move(setup)), seconds_(seconds) {}
 
-std::shared_ptr<WorkerSubject::Process> WorkerSubject::process() {
-  const std::lock_guard lock(mutex_);
-  if (process_) {
-    const std::lock_guard inner(process_->mutex);
-    if (!process_->ended) return process_;
+  /// Sends a step to the process, which is started where there is none. Throws what starting throws.
+  Answer ask(const std::string& what, const TunePoint& point) {
+    return process()->ask({{"do", what}, {"point", point}}, seconds_);
   }
-  process_ = nullptr;
-  auto started = std::make_shared<Process>(program_);
-  const Answer answer = started->ask({{"do", "setup"}, {"setup", setup_}}, setup_share * seconds_);
-  if (answer.timed_out || answer.ended)
-    throw DeviceError(
-        fmt::format("tune: the worker {} did not get ready: {}", program_,
-                    answer.ended ? answer.how : fmt::format("it took more than {} s", setup_share * seconds_)));
-  const json said = json::parse(answer.line, nullptr, false);
-  if (said.is_object() && said.contains("error")) {
+  /// Nothing where there is no process.
+  std::optional<Answer> ask_if_there(const std::string& what, const TunePoint& point) {
+    std::shared_ptr<Process> process;
+    {
+      const std::lock_guard lock(mutex_);
+      process = process_;
+    }
+    if (!process) return {};
+    return process->ask({{"do", what}, {"point", point}}, seconds_);
+  }
+  void start() { process(); }
+  void begin(const std::string& part) {
+    const std::lock_guard lock(mutex_);
+    part_ = part;
+    if (process_) require_done(process_->ask({{"do", "begin"}, {"part", part_}}, setup_share * seconds_));
+  }
+  void end() {
+    std::shared_ptr<Process> process;
+    {
+      const std::lock_guard lock(mutex_);
+      process = process_;
+    }
+    if (process) process->end();
+  }
+
+ private:
+  std::shared_ptr<Process> process() {
+    const std::lock_guard lock(mutex_);
+    if (process_) {
+      const std::lock_guard inner(process_->mutex);
+      if (!process_->ended) return process_;
+    }
+    const bool again = process_ != nullptr;
+    process_ = nullptr;
+    try {
+      auto started = std::make_shared<Process>(program_);
+      require_done(started->ask({{"do", "setup"}, {"setup", setup_}}, setup_share * seconds_));
+      if (!part_.empty()) require_done(started->ask({{"do", "begin"}, {"part", part_}}, setup_share * seconds_));
+      process_ = std::move(started);
+    } catch (const Error& e) {
+      if (again || failed_) throw TuneEnd(e.what());
+      failed_ = true;
+      throw;
+    }
+    return process_;
+  }
+  /// Throws what the other side told.
+  void require_done(const Answer& answer) const {
+    if (answer.timed_out || answer.ended)
+      throw DeviceError(
+          fmt::format("tune: the worker {} did not get ready: {}", program_,
+                      answer.ended ? answer.how : fmt::format("it took more than {} s", setup_share * seconds_)));
+    const json said = json::parse(answer.line, nullptr, false);
+    if (!said.is_object() || !said.contains("error")) return;
     const auto text = said.value("error", std::string());
     const auto kind = said.value("kind", std::string());
     if (kind == "usage") throw UsageError(text);
     if (kind == "device") throw DeviceError(text);
     throw InternalError(text);
   }
-  process_ = std::move(started);
-  return process_;
+
+  const std::string program_, setup_;
+  const double seconds_;
+  std::mutex mutex_;  // guards what follows
+  std::string part_;
+  std::shared_ptr<Process> process_;
+  bool failed_ = false;
+};
+
+WorkerSubject::WorkerSubject(const std::string& program, const std::string& setup, double seconds,
+                             const CompilerProcesses& compilers)
+    : seconds_(seconds), measuring_(std::make_unique<Worker>(program, setup, seconds)) {
+  for (int i = 0; i < compilers.count; ++i) {
+    compilers_.push_back(std::make_unique<Worker>(program, compilers.setup, seconds));
+    idle_.push_back(compilers_.back().get());
+  }
 }
 
-void WorkerSubject::start() { process(); }
-
-WorkerSubject::Answer WorkerSubject::ask_once(const std::string& what, const TunePoint& point) {
-  return process()->ask({{"do", what}, {"point", point}}, seconds_);
+WorkerSubject::~WorkerSubject() {
+  // All at once: a GPU's contexts take their time to go.
+  measuring_->end();
+  for (const auto& c : compilers_) c->end();
 }
+
+void WorkerSubject::begin(const std::string& part) {
+  std::vector<std::jthread> telling;
+  for (const auto& c : compilers_)
+    telling.emplace_back([&part, worker = c.get()] {
+      try {
+        worker->begin(part);
+      } catch (const std::exception&) {  // told when it is asked to compile
+      }
+    });
+  measuring_->begin(part);
+}
+
+void WorkerSubject::wait_ready() { measuring_->start(); }
 
 WorkerSubject::Answer WorkerSubject::ask(const std::string& what, const TunePoint& point) {
-  Answer answer = ask_once(what, point);
-  if (!answer.ended) return answer;
+  {
+    const std::shared_lock lock(alone_);
+    Answer answer = measuring_->ask(what, point);
+    if (!answer.ended) return answer;
+  }
   // Another candidate may have ended the process: ask again with nobody else in it.
   const std::lock_guard lock(alone_);
-  return ask_once(what, point);
+  return measuring_->ask(what, point);
 }
 
 std::string WorkerSubject::require(const Answer& answer) const {
@@ -184,7 +260,31 @@ std::string WorkerSubject::require(const Answer& answer) const {
 }
 
 std::optional<KernelResources> WorkerSubject::compile(const TunePoint& point) {
-  const json said = json::parse(require(ask("compile", point)));
+  Answer answer;
+  if (compilers_.empty()) {
+    answer = ask("compile", point);
+  } else {
+    Worker* worker = nullptr;
+    {
+      std::unique_lock lock(mutex_);
+      returned_.wait(lock, [&] { return !idle_.empty(); });
+      worker = idle_.back();
+      idle_.pop_back();
+    }
+    const auto give_back = [&] {
+      const std::lock_guard lock(mutex_);
+      idle_.push_back(worker);
+      returned_.notify_one();
+    };
+    try {
+      answer = worker->ask("compile", point);
+    } catch (...) {
+      give_back();
+      throw;
+    }
+    give_back();
+  }
+  const json said = json::parse(require(answer));
   if (!said.contains("resources")) return {};
   const json& r = said.at("resources");
   return KernelResources{.registers = r.value("registers", 0),
@@ -200,13 +300,12 @@ std::string WorkerSubject::check(const TunePoint& point) {
 
 double WorkerSubject::run(const TunePoint& point) { return json::parse(require(ask("run", point))).value("ms", 0.0); }
 
-void WorkerSubject::forget(const TunePoint& point) {
-  std::shared_ptr<Process> process;
-  {
-    const std::lock_guard lock(mutex_);
-    process = process_;
-  }
-  if (process) process->ask({{"do", "forget"}, {"point", point}}, seconds_);
+void WorkerSubject::forget(const TunePoint& point) { measuring_->ask_if_there("forget", point); }
+
+TuneSubject::Spent WorkerSubject::spent() {
+  const auto answer = measuring_->ask_if_there("spent", {});
+  if (!answer || answer->timed_out || answer->ended) return {};
+  return json::parse(answer->line).value("spent", Spent{});
 }
 
 }  // namespace kerf::runtime

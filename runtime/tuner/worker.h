@@ -2,7 +2,9 @@
 // and a new one is started for the next.
 //
 // Both sides speak lines of JSON over a socket: {"id":7,"do":"run","x":..} there, {"id":7,"ms":1.25} back. Answers come
-// in any order, so that several candidates are compiled at once.
+// in any order, so that several candidates are compiled at once. Parts are tuned one after the other by the same
+// process:
+// {"do":"begin","part":..}.
 #pragma once
 
 #include <condition_variable>
@@ -12,48 +14,60 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <shared_mutex>
 #include <string>
 #include <thread>
+#include <vector>
 
 #include "runtime/tuner/search.h"
 
 namespace kerf::runtime {
 
+/// Processes beside the one that measures, which only compile, into the caches that all share: what they load holds up
+/// no launch. GPUs' drivers translate code under a lock of the process.
+struct CompilerProcesses {
+  std::string setup;
+  int count = 0;
+};
+
 class WorkerSubject : public TuneSubject {
  public:
   /// Starts `program tune-worker` when first needed and gives it `setup`. A step of a candidate that takes more than
   /// `seconds` is ended; the setup may take ten times that.
-  WorkerSubject(std::string program, std::string setup, double seconds, bool overlaps);
+  WorkerSubject(const std::string& program, const std::string& setup, double seconds,
+                const CompilerProcesses& compilers = {});
   ~WorkerSubject() override;
 
+  void begin(const std::string& part) override;
   /// Throws what the setup throws there: UsageError, DeviceError, InternalError.
-  void start();
+  void wait_ready() override;
   std::optional<KernelResources> compile(const TunePoint& point) override;
   std::string check(const TunePoint& point) override;
   double run(const TunePoint& point) override;
   void forget(const TunePoint& point) override;
-  bool overlaps() const override { return overlaps_; }
+  Spent spent() override;
+  bool overlaps() const override { return !compilers_.empty(); }
   bool isolated() const override { return true; }
 
  private:
   struct Process;
+  class Worker;
   struct Answer {
     std::string line;
     bool ended = false, timed_out = false;
     std::string how;  // it ended
   };
   Answer ask(const std::string& what, const TunePoint& point);
-  Answer ask_once(const std::string& what, const TunePoint& point);
   /// The answer's line; TuneFailure where there is none or it tells of one.
   std::string require(const Answer& answer) const;
-  std::shared_ptr<Process> process();
 
-  const std::string program_, setup_;
   const double seconds_;
-  const bool overlaps_;
-  std::mutex alone_;  // held by who asks again, after a process ended that several had asked
+  std::unique_ptr<Worker> measuring_;
+  std::shared_mutex alone_;  // held whole by who asks again, after a process ended that several had asked
+  std::vector<std::unique_ptr<Worker>> compilers_;
   std::mutex mutex_;  // guards what follows
-  std::shared_ptr<Process> process_;
+  std::condition_variable returned_;
+  std::vector<Worker*> idle_;  // of the compilers
 };
 
 /// The other side: makes a subject of the setup it is sent and answers until the socket closes. Returns an exit code.

@@ -15,7 +15,7 @@ using runtime::WorkerSubject;
 namespace {
 
 TuneReport search_in_worker(const std::string& setup, std::int64_t count, double seconds = 0.5) {
-  WorkerSubject subject(beside_tests("kerf_tuner_helper"), setup, seconds, false);
+  WorkerSubject subject(beside_tests("kerf_tuner_helper"), setup, seconds);
   TuneOptions o;
   o.seconds = 60;
   o.compile_threads = 4;
@@ -61,26 +61,30 @@ TEST_SUITE("tuner") {
   }
 
   TEST_CASE("worker: a program that is not there or refuses is an error") {
-    WorkerSubject none("/nowhere/kerf", "", 1, false);
-    CHECK_THROWS_AS(none.start(), DeviceError);
-    WorkerSubject refuses(beside_tests("kerf_tuner_helper"), "refuse=0", 1, false);
-    CHECK_THROWS_WITH_AS(refuses.start(), "there is no such device", DeviceError);
-    WorkerSubject exits("/bin/true", "", 1, false);
-    CHECK_THROWS_WITH_AS(exits.start(), doctest::Contains("did not get ready"), DeviceError);
+    WorkerSubject none("/nowhere/kerf", "", 1);
+    CHECK_THROWS_AS(none.wait_ready(), DeviceError);
+    WorkerSubject refuses(beside_tests("kerf_tuner_helper"), "refuse=0", 1);
+    CHECK_THROWS_WITH_AS(refuses.wait_ready(), "there is no such device", DeviceError);
+    WorkerSubject exits("/bin/true", "", 1);
+    CHECK_THROWS_WITH_AS(exits.wait_ready(), doctest::Contains("did not get ready"), DeviceError);
   }
 
   TEST_CASE("worker: a setup of the loss survives the way there") {
     runtime::LossSetup s{.desc = {.hidden = 64, .vocabulary = 512, .dtype = bf16, .strategy = Strategy::filtered},
                          .tokens = 256,
                          .memory = 1 << 20,
-                         .part = runtime::LossPart::filtered,
-                         .others = {.forward = {{"n", 64}}, .backward = {}, .filtered = {}}};
+                         .compiles_only = true};
     s.desc.filter_threshold = 0.25, s.desc.arch = "sm_80", s.desc.device = {DeviceType::cuda, 1};
     s.desc.workspace_limit = std::size_t{1} << 40;
     const runtime::LossSetup back = runtime::parse_setup(to_text(s));
     CHECK(to_text(back) == to_text(s));
     CHECK(back.desc.device == s.desc.device);
-    CHECK(back.others == s.others);
+    CHECK(back.compiles_only);
+    const runtime::LossStage stage{.part = runtime::LossPart::filtered,
+                                   .others = {.forward = {{"n", 64}}, .backward = {}, .filtered = {}}};
+    CHECK(runtime::parse_stage(to_text(stage)).others == stage.others);
+    CHECK(runtime::parse_stage(to_text(stage)).part == stage.part);
+    CHECK_THROWS_AS(runtime::parse_stage("{}"), UsageError);
     CHECK_THROWS_AS(runtime::parse_setup("{}"), UsageError);
     CHECK_THROWS_AS(runtime::parse_setup("no"), UsageError);
   }

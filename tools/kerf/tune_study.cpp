@@ -56,6 +56,11 @@ ordered_json to_json(const TuneReport& r) {
   json["pruned_count"] = r.pruned_count;
   json["candidates"] = ordered_json::array();
   for (const TuneCandidate& c : r.candidates) json["candidates"].push_back(to_json(c));
+  json["seconds"] = {{"all", r.seconds},
+                     {"waiting", r.spent.waiting},
+                     {"compiling", r.spent.compiling},
+                     {"checking", r.spent.checking},
+                     {"running", r.spent.running}};
   json["winner"] = r.winner ? ordered_json(*r.winner) : ordered_json(nullptr);
   json["default"] = r.standard ? ordered_json(*r.standard) : ordered_json(nullptr);
   return json;
@@ -73,6 +78,8 @@ ordered_json to_json(const TuneStudy& s) {
     if (stopped.empty() || r.stopped == "interrupt") stopped = r.stopped;
     parts.push_back(to_json(r));
   }
+  ordered_json shared = ordered_json::array();
+  for (const auto& [what, seconds] : s.tuning.spent) shared.push_back({{"what", what}, {"seconds", seconds}});
   return {{"kerf", version()},
           {"date", fmt::format("{:%Y-%m-%dT%H:%M:%SZ}", fmt::gmtime(std::chrono::system_clock::now()))},
           {"shape", {s.tokens, s.desc.hidden, s.desc.vocabulary}},
@@ -81,6 +88,7 @@ ordered_json to_json(const TuneStudy& s) {
           {"device", {{"name", here.device}, {"units", here.units}, {"driver", here.driver}, {"level", s.level}}},
           {"budget", {{"seconds", s.budget_seconds}, {"candidates", s.budget_candidates}}},
           {"seconds", s.seconds},
+          {"shared_seconds", shared},
           {"stopped", stopped},
           {"parts", parts}};
 }
