@@ -13,7 +13,7 @@ namespace {
 constexpr std::int64_t sampled = 64;        // rows, and columns
 constexpr double products_of_thread = 4e9;  // of sampled rows with the vocabulary: about a second
 constexpr float deviation = 2;              // of the logits
-constexpr float slope = 1.2F;               // of their bias over the logarithm of the rank
+constexpr float slope = 1.35F;              // of their bias over the logarithm of the rank
 
 /// splitmix64: numbers by seed and place, so that threads can share the work.
 class Random {
@@ -148,10 +148,18 @@ LossProblem make_problem(std::int64_t tokens, std::int64_t hidden, std::int64_t 
   p.target.resize(static_cast<std::size_t>(tokens));
   for (std::size_t n = 0; n < p.target.size(); ++n) {
     const double u = Random(3, n).uniform();
-    const auto rank = static_cast<std::int64_t>(std::pow(static_cast<double>(vocabulary), u)) - 1;
+    // From a density of rank^-slope.
+    const double rest = std::pow(static_cast<double>(vocabulary), 1.0 - slope);
+    const auto rank = static_cast<std::int64_t>(std::pow(1 - u * (1 - rest), 1 / (1.0 - slope))) - 1;
     p.target[n] = token_of(std::clamp<std::int64_t>(rank, 0, vocabulary - 1), vocabulary);
   }
   return p;
+}
+
+std::vector<std::int64_t> order_of_problem(std::int64_t vocabulary) {
+  std::vector<std::int64_t> order;
+  for (std::int64_t rank = 0; rank < vocabulary; ++rank) order.push_back(token_of(rank, vocabulary));
+  return order;
 }
 
 LossReference reference_rows(const LossProblem& p, ThreadPool& pool) {

@@ -38,11 +38,14 @@ class NoSubject : public runtime::TuneSubject {
   void forget(const TunePoint&) override {}
 };
 
-/// What won the other parts, as far as they agree.
+/// What won the other parts, as far as the space has it.
 void add_seed(runtime::TuneTask& task, const runtime::LossPoints& chosen) {
   TunePoint point = task.standard;
-  const auto take = [&](const TunePoint& from, const char* name, const char* as) {
-    if (const auto at = from.find(name); at != from.end() && point.count(as) > 0) point[as] = at->second;
+  const auto take = [&](const TunePoint& from, const char* name, const std::string& as) {
+    const auto at = from.find(name);
+    if (at == from.end()) return;
+    for (const TuneParameter& p : task.space.parameters())
+      if (p.name == as && std::count(p.values.begin(), p.values.end(), at->second) > 0) point[as] = at->second;
   };
   for (const char* name : {"n", "v", "split", "band"}) take(chosen.forward, name, name);
   take(chosen.backward, "n", "bn");

@@ -120,6 +120,24 @@ TEST_SUITE("tuner") {
     CHECK_THROWS_WITH_AS(tune_loss(desc, 64, o), doctest::Contains("and tuning may take 1 MiB"), DeviceError);
   }
 
+  TEST_CASE("problem: a filtered backward keeps of it what it keeps of a trained model's softmax") {
+    PlanDesc desc{.hidden = 16, .vocabulary = 256000, .dtype = bf16, .threads = 2};
+    const LossBench::Calls calls{.forward = true, .backward = true, .block_lse = true};
+    for (const Order order : {Order::automatic, Order::identity}) {
+      desc.order = order;
+      LossBench bench(desc, 256, 0, nullptr);
+      PlanDesc as_asked = bench.desc();
+      as_asked.order = order;
+      Plan plan(as_asked);
+      const ForwardArgs forward = bench.forward_args(plan, calls);
+      plan.forward(forward);
+      plan.backward(bench.backward_args(forward, calls));
+      const double kept = plan.filter_report(forward.workspace).kept_share;
+      if (order == Order::automatic) CHECK((kept > 0.15 && kept < 0.35));
+      if (order == Order::identity) CHECK(kept > 0.5);
+    }
+  }
+
   TEST_CASE("reference: rows and columns follow from the definition") {
     ThreadPool pool(1);
     const runtime::LossProblem p = runtime::make_problem(5, 3, 7, f32, pool);
