@@ -71,17 +71,18 @@ void limit_tile(Space& space) {
 }
 
 /// What tensor cores and shared memory allow for a tile that two parameters span.
-void limit_product(Space& space, const Target& target, const char* rows, const char* columns, const char* stages) {
+void limit_product(Space& space, const Target& target, const char* rows, const char* columns) {
   space.rule([=](const TunePoint& p) {
     const std::int64_t r = p.at(rows), c = p.at(columns);
     const std::int64_t held = r == 192 ? most_accumulators * 3 / 2 : most_accumulators;
     if (r * c > held)
       return fmt::format("a tile of {} x {} ({} x {}) has {} accumulators, registers hold {}", rows, columns, r, c,
                          r * c, held);
+    constexpr std::int64_t least_stages = 3;
     const std::int64_t limit = target.cpu.starts_with("sm_90") ? shared_bytes_90 : shared_bytes_80;
-    const std::int64_t bytes = value(p, stages) * (r + c) * stage_row_bytes;
+    const std::int64_t bytes = least_stages * (r + c) * stage_row_bytes;
     if (bytes > limit)
-      return fmt::format("{} stages of {} x {} need {} KiB of shared memory, a block has {}", value(p, stages), rows,
+      return fmt::format("{} stages of {} x {} need {} KiB of shared memory, a block has {}", least_stages, rows,
                          columns, bytes >> 10, limit >> 10);
     return std::string();
   });
@@ -116,32 +117,45 @@ Space host_space(const PlanDesc& desc, const Target& target, LossPart part) {
   return space;
 }
 
+/// Every value is a tile that a kernel has, and has been the best of some shape, or might be: an exhaustive search is a
+/// matter of a minute or two. Warpgroups follow from n, stages from what shared memory is left, there are no clusters.
 Space gpu_space(const PlanDesc& desc, const Target& target, LossPart part) {
   const bool boxed = reads_in_boxes(desc, target), tall = target.cpu == "sm_90a" && boxed;
   const bool chunked = desc.strategy == Strategy::min_memory;
+  const TunePoint standard = default_point(desc, target, part, 1), many = default_point(desc, target, part, 1 << 20);
   Space space;
-  std::vector<std::int64_t> v = {64};
-  for (std::int64_t b = 128; b <= (boxed ? 256 : 128) && b / 2 < desc.vocabulary; b *= 2) v.push_back(b);
-  std::vector<std::int64_t> d = {64};
-  for (std::int64_t b = 128; b <= (boxed ? 256 : 128) && b / 2 < desc.hidden; b *= 2) d.push_back(b);
-  const std::vector<std::int64_t> bands = {4, 8, 12, 16, 24, 32, 48}, splits = {1, 2, 4, 8, 16, 32};
+  const std::int64_t widest = boxed ? 256 : 128;
+  // Blocks of half the widest and more; narrower ones where the axis is, or where the default has them.
+  const auto across = [&](std::int64_t axis, const char* name) {
+    std::vector<std::int64_t> values;
+    for (std::int64_t b = 64; b <= widest && b / 2 < axis; b *= 2)
+      if (2 * b >= widest || b >= axis) values.push_back(b);
+    for (const TunePoint* p : {&standard, &many}) values = fitting(values, 1 << 30, p->at(name));
+    return values;
+  };
   if (part != LossPart::backward) {
-    std::vector<std::int64_t> n = {64, 128};
-    if (tall && !chunked) n.push_back(192);
-    if (boxed) n.push_back(256);
-    space.parameter("n", n).parameter("v", v).parameter("split", splits).parameter("band", bands);
-    space.parameter("stages", boxed ? std::vector<std::int64_t>{0, 3, 4, 5, 6} : std::vector<std::int64_t>{0});
-    limit_product(space, target, "n", "v", "stages");
+    std::vector<std::int64_t> n = {boxed ? 128 : 64, tall && !chunked ? 192 : boxed ? 256 : 128};
+    // Lists follow both directions' blocks: fewer values for what only the forward has.
+    const bool alone = part == LossPart::forward;
+    std::vector<std::int64_t> split = alone ? std::vector<std::int64_t>{2, 4, 8, 16} : std::vector<std::int64_t>{4, 8};
+    std::vector<std::int64_t> band = alone ? std::vector<std::int64_t>{8, 16, 24, 32} : std::vector<std::int64_t>{16};
+    for (const TunePoint* p : {&standard, &many}) {
+      split = fitting(split, 1 << 30, p->at("split"));
+      band = fitting(band, 1 << 30, p->at("band"));
+    }
+    space.parameter("n", n).parameter("v", across(desc.vocabulary, "v"));
+    space.parameter("split", split).parameter("band", band);
+    limit_product(space, target, "n", "v");
   }
   if (part == LossPart::forward) return space;
   const bool both = part == LossPart::filtered;
   const char* n = both ? "bn" : "n";
-  space.parameter(n, boxed ? std::vector<std::int64_t>{64, 128, 256} : std::vector<std::int64_t>{64, 128});
-  if (!both) space.parameter("v", v).parameter("band", bands);
-  space.parameter("e_d", d).parameter("c_d", d);
-  limit_product(space, target, n, "v", "");
-  limit_product(space, target, n, "e_d", "");
-  limit_product(space, target, "v", "c_d", "");
+  space.parameter(n, boxed ? std::vector<std::int64_t>{128, 256} : std::vector<std::int64_t>{64, 128});
+  if (!both) space.parameter("v", across(desc.vocabulary, "v")).parameter("band", {8, 12, 16, 24, 32});
+  space.parameter("e_d", across(desc.hidden, "e_d")).parameter("c_d", across(desc.hidden, "c_d"));
+  limit_product(space, target, n, "v");
+  limit_product(space, target, n, "e_d");
+  limit_product(space, target, "v", "c_d");
   return space;
 }
 
@@ -217,7 +231,6 @@ DeviceBlocks device_blocks(const PlanDesc& desc, const Target& target, const Los
     b.tall = {};
     b.many = 1;
     b.band = p.at("band");
-    b.forward_schedule.stages = static_cast<int>(p.at("stages"));
   }
   if (const TunePoint& p = points.backward; !p.empty()) {
     b.backward.n = p.at("n"), b.backward.v = p.at("v");
@@ -260,8 +273,7 @@ TunePoint default_point(const PlanDesc& desc, const Target& target, LossPart par
       p = {{"n", f.n},
            {"v", f.v},
            {"split", form == DeviceProgram::lse_forward ? 1 : f.split},
-           {"band", b.band * b.forward.n / f.n},
-           {"stages", 0}};
+           {"band", b.band * b.forward.n / f.n}};
     }
     if (part == LossPart::forward) return p;
     p[part == LossPart::backward ? "n" : "bn"] = b.backward.n;
