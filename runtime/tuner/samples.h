@@ -12,6 +12,7 @@ class Samples {
  public:
   void add(double ms) { sorted_.insert(std::upper_bound(sorted_.begin(), sorted_.end(), ms), ms); }
   std::size_t size() const { return sorted_.size(); }
+  double least() const { return sorted_.empty() ? 0 : sorted_.front(); }
   /// 0 without samples.
   double median() const {
     const std::size_t n = sorted_.size();

@@ -20,8 +20,10 @@ namespace kerf::runtime {
 
 namespace {
 
-constexpr std::size_t first_runs = 3, second_runs = 9, most_runs = 60, finalists = 4;
+constexpr std::size_t first_runs = 3, second_runs = 9, most_runs = 60, finalists = 4, second_most = 8;
 constexpr double given_up = 3;  // times the best, after one run
+constexpr std::size_t passed_runs = 2;
+constexpr double passed_over = 1.15;  // times the best, after both
 constexpr double close_enough = 0.005, tie = 0.02;
 constexpr double drift_limit = 0.05;  // of the default between its first runs and the finals
 constexpr double share_of_first = 0.6, share_of_second = 0.8, share_of_finals = 0.9;  // of the budget
@@ -244,6 +246,8 @@ void Search::judge(std::size_t i) {
       return keep(i);
     }
     if (interrupted()) break;
+    // Luck may take a fast one for slow once.
+    if (s.size() == passed_runs && s.least() > passed_over * best) break;
   }
   settle(i);
   states_[i].first_ms = c.median_ms;
@@ -334,8 +338,9 @@ void Search::run_more(std::vector<std::size_t> these, std::size_t most, double s
 void Search::finals() {
   std::vector<std::size_t> order = by_time();
   if (order.empty()) return;
-  std::vector<std::size_t> half(order.begin(), order.begin() + std::ssize(order) - std::ssize(order) / 2);
-  for (std::size_t k = half.size(); k < std::min(order.size(), finalists); ++k) half.push_back(order[k]);
+  const std::size_t half_of_them = std::min(order.size() - order.size() / 2, second_most);
+  std::vector<std::size_t> half(order.begin(), order.begin() + static_cast<std::ptrdiff_t>(std::min(
+                                                                   order.size(), std::max(half_of_them, finalists))));
   std::erase_if(half, [&](std::size_t i) { return report_.candidates[i].known; });
   run_more(half, second_runs, share_of_second);
   tell("second runs", states_.size());

@@ -1,7 +1,7 @@
 // The search: candidates are left out by rules, ranked by a model, compiled in parallel, checked, timed, halved.
 //
-//   first runs   3 of each that comes up, unless the first takes three times the best
-//   second runs  the better half, up to 9
+//   first runs   3 of each that comes up, unless the first takes three times the best, or the first two a seventh more
+//   second runs  the better half, at most eight, up to 9
 //   finals       the best 4 and the default in turns, until the median is known to 0.5 % or there are 60; then those
 //                that look better than the best of these, since their few runs may have been lucky
 //

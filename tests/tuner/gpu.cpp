@@ -4,6 +4,7 @@
 #include "kerf/error.h"
 #include "runtime/tuner/loss_subject.h"
 #include "tests/cuda/fake.h"
+#include "tests/wisdom/records.h"
 
 using namespace kerf;
 using namespace kerf::test;
@@ -41,6 +42,29 @@ TEST_SUITE("tuner") {
       for (const auto& [pointer, memory] : fake->memory) most = std::max(most, memory.bytes);
       CHECK(most >= std::size_t{128} << 20);
       CHECK(subject.check(point).find("nan, right is") != std::string::npos);
+    }
+  }
+
+  TEST_CASE("gpu: what was compiled of a candidate is all that its calls launch") {
+    Fake fake("9.0");
+    for (const Strategy strategy : {Strategy::automatic, Strategy::min_memory, Strategy::exact_stash}) {
+      PlanDesc desc = on_gpu();
+      desc.strategy = strategy;
+      const Folder folder;
+      LossBench bench(desc, 256, 0,
+                      std::make_shared<CodeCache>(CacheOptions{.folder = folder / "cache", .read_only = {}}));
+      for (const LossPart part : {LossPart::forward, LossPart::backward}) {
+        CAPTURE(name_of(strategy));
+        CAPTURE(name_of(part));
+        bench.reference().dc.resize(1);  // of a forward that computes
+        LossSubject subject(bench, part, {});
+        const TunePoint point = runtime::default_point(bench.desc(), Target::cuda("sm_90a"), part, 256);
+        subject.compile(point);
+        const auto loaded = fake->calls["cuModuleLoadDataEx"];
+        subject.run(point);
+        CHECK(fake->calls["cuModuleLoadDataEx"] == loaded);
+        subject.forget(point);
+      }
     }
   }
 

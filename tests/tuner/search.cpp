@@ -22,12 +22,12 @@ TEST_SUITE("tuner") {
     CHECK(s.alive.empty());
   }
 
-  TEST_CASE("search: half is dropped after three runs, the best four run until the median is known") {
+  TEST_CASE("search: who is slower by a seventh is dropped after two runs, the best four run until the median is known") {
     Scripted s;
     s.ms = [](std::int64_t x, int k) { return (10.0 + static_cast<double>(x)) * (k % 2 == 0 ? 1 : 1.02); };
     const TuneReport r = search(s.task(16), s, s.options());
     CHECK(winner(r) == 0);
-    for (std::int64_t x = 8; x < 16; ++x) CHECK(candidate(r, x).samples == 3);
+    for (std::int64_t x = 8; x < 16; ++x) CHECK(candidate(r, x).samples == 2);
     for (std::int64_t x = 4; x < 8; ++x) CHECK(candidate(r, x).samples == 9);
     for (std::int64_t x = 0; x < 4; ++x) CHECK(candidate(r, x).samples > 9);
     for (std::int64_t x = 0; x < 4; ++x) CHECK(candidate(r, x).samples <= 60);
