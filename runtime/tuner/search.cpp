@@ -303,6 +303,7 @@ void Search::run_first() {
   }
   if (taken == 0) static_cast<void>(over(0));
   if (compiler_) compiler_->stop();
+  if (task_.first_runs_over && taken > 0) task_.first_runs_over();
   // Compiled, and no time to run.
   for (std::size_t i = taken; i < end; ++i) drop(i);
   for (const std::size_t i : spilling_) {

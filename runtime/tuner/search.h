@@ -41,6 +41,10 @@ class TuneSubject {
   virtual ~TuneSubject() = default;
   /// What follows is about this part of what is tuned.
   virtual void begin(const std::string& part) { static_cast<void>(part); }
+  /// That part comes next, with these first: they may be compiled ahead.
+  virtual void expect(const std::string& part, const std::vector<TunePoint>& points) {
+    static_cast<void>(part), static_cast<void>(points);
+  }
   /// Returns once candidates can run; compile may be called before.
   virtual void wait_ready() {}
   /// Makes a candidate ready to run; of several at once, on threads of the search.
@@ -67,6 +71,7 @@ struct TuneTask {
   TunePoint standard = {};                                    // legal in the space
   std::function<double(const TunePoint&)> predicted_ms = {};  // may be empty
   std::vector<TunePoint> seeds = {};                          // taken up first, whatever their rank
+  std::function<void()> first_runs_over = {};                 // called when no more candidates are compiled
   std::function<double()> seconds = {};  // in place of the options', asked once there is something to measure with
 };
 

@@ -19,6 +19,7 @@ using runtime::LossPart;
 
 constexpr int most_compilers = 8;
 constexpr std::int64_t most_on_gpu = 96;  // where processes compile beside what measures
+constexpr std::int64_t most_ahead = 12;   // of the next part, compiled while this one's finalists are timed
 constexpr double reserve = 0.03;          // of the budget: processes end
 
 /// Of the time: what one run takes, and how many candidates there are.
@@ -115,8 +116,10 @@ LossTuning tune_loss(const PlanDesc& asked, std::int64_t tokens, const TuneOptio
   runtime::LossPoints chosen;
   double all = 0;
   for (const LossPart part : parts) all += share_of(part);
+  std::vector<runtime::TuneTask> tasks;
+  for (const LossPart part : parts) tasks.push_back(task_of(desc, rounded, part, options.wisdom));
   for (std::size_t i = 0; i < parts.size(); ++i) {
-    runtime::TuneTask task = task_of(desc, rounded, parts[i], options.wisdom);
+    runtime::TuneTask& task = tasks[i];
     if (parts[i] == LossPart::filtered) add_seed(task, chosen);
     if (options.seconds > 0) {
       double shares = 0;
@@ -125,6 +128,12 @@ LossTuning tune_loss(const PlanDesc& asked, std::int64_t tokens, const TuneOptio
         const double share = share_of(parts[i]), left = (1 - reserve) * options.seconds - seconds_since();
         return std::max(left * share / shares, options.seconds / 2 * share / all);
       };
+      if (i + 1 < parts.size())
+        task.first_runs_over = [&, i] {
+          std::vector<TunePoint> first;
+          for (const auto& e : runtime::shortlist(tasks[i + 1], most_ahead).entries) first.push_back(e.point);
+          subject->expect(to_text(runtime::LossStage{.part = parts[i + 1], .others = {}}), first);
+        };
       subject->begin(to_text(runtime::LossStage{.part = parts[i], .others = chosen}));
     }
     const TuneReport& report = tuning.parts.emplace_back(runtime::search(task, *subject, of_part));

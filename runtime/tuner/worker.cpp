@@ -153,16 +153,15 @@ class WorkerSubject::Worker {
   void start() { process(); }
   void begin(const std::string& part) {
     const std::lock_guard lock(mutex_);
+    if (part == part_) return;
     part_ = part;
     if (process_) require_done(process_->ask({{"do", "begin"}, {"part", part_}}, setup_share * seconds_));
   }
+  /// For good. Whoever is just starting it is waited for.
   void end() {
-    std::shared_ptr<Process> process;
-    {
-      const std::lock_guard lock(mutex_);
-      process = process_;
-    }
-    if (process) process->end();
+    const std::lock_guard lock(mutex_);
+    ended_ = true;
+    if (process_) process_->end();
   }
 
  private:
@@ -172,6 +171,7 @@ class WorkerSubject::Worker {
       const std::lock_guard inner(process_->mutex);
       if (!process_->ended) return process_;
     }
+    if (ended_) throw TuneEnd("the search has ended");
     const bool again = process_ != nullptr;
     process_ = nullptr;
     try {
@@ -206,7 +206,7 @@ class WorkerSubject::Worker {
   std::mutex mutex_;  // guards what follows
   std::string part_;
   std::shared_ptr<Process> process_;
-  bool failed_ = false;
+  bool failed_ = false, ended_ = false;
 };
 
 WorkerSubject::WorkerSubject(const std::string& program, const std::string& setup, double seconds,
@@ -219,21 +219,31 @@ WorkerSubject::WorkerSubject(const std::string& program, const std::string& setu
 }
 
 WorkerSubject::~WorkerSubject() {
+  {
+    const std::lock_guard lock(mutex_);
+    ending_ = true;
+    returned_.notify_all();
+  }
   // All at once: a GPU's contexts take their time to go.
   measuring_->end();
   for (const auto& c : compilers_) c->end();
 }
 
 void WorkerSubject::begin(const std::string& part) {
-  std::vector<std::jthread> telling;
-  for (const auto& c : compilers_)
-    telling.emplace_back([&part, worker = c.get()] {
-      try {
-        worker->begin(part);
-      } catch (const std::exception&) {  // told when it is asked to compile
-      }
-    });
+  Coming unused;  // who compiles it takes the lock
+  {
+    const std::lock_guard lock(mutex_);
+    part_ = part;
+    unused = std::exchange(coming_, std::exchange(expected_, {}));
+  }
   measuring_->begin(part);
+}
+
+void WorkerSubject::expect(const std::string& part, const std::vector<TunePoint>& points) {
+  if (compilers_.empty()) return;
+  const std::lock_guard lock(mutex_);
+  for (const TunePoint& p : points)
+    expected_[p] = std::async(std::launch::async, [this, part, p] { return compile_beside(part, p); }).share();
 }
 
 void WorkerSubject::wait_ready() { measuring_->start(); }
@@ -260,30 +270,42 @@ std::string WorkerSubject::require(const Answer& answer) const {
 }
 
 std::optional<KernelResources> WorkerSubject::compile(const TunePoint& point) {
-  Answer answer;
-  if (compilers_.empty()) {
-    answer = ask("compile", point);
-  } else {
-    Worker* worker = nullptr;
-    {
-      std::unique_lock lock(mutex_);
-      returned_.wait(lock, [&] { return !idle_.empty(); });
-      worker = idle_.back();
-      idle_.pop_back();
-    }
-    const auto give_back = [&] {
-      const std::lock_guard lock(mutex_);
-      idle_.push_back(worker);
-      returned_.notify_one();
-    };
-    try {
-      answer = worker->ask("compile", point);
-    } catch (...) {
-      give_back();
-      throw;
-    }
-    give_back();
+  std::shared_future<std::optional<Answer>> coming;
+  std::string part;
+  {
+    const std::lock_guard lock(mutex_);
+    part = part_;
+    if (const auto at = coming_.find(point); at != coming_.end()) coming = at->second;
   }
+  const std::optional<Answer> answer = coming.valid() ? coming.get() : compile_beside(part, point);
+  return resources(answer ? *answer : ask("compile", point));
+}
+
+std::optional<WorkerSubject::Answer> WorkerSubject::compile_beside(const std::string& part, const TunePoint& point) {
+  Worker* worker = nullptr;
+  {
+    std::unique_lock lock(mutex_);
+    returned_.wait(lock, [&] { return ending_ || !idle_.empty() || lost_ == compilers_.size(); });
+    if (ending_ || idle_.empty()) return {};
+    worker = idle_.back();
+    idle_.pop_back();
+  }
+  std::optional<Answer> answer;
+  try {
+    worker->begin(part);
+    answer = worker->ask("compile", point);
+  } catch (const std::exception&) {  // it could not be started: what measures compiles as well
+  }
+  const std::lock_guard lock(mutex_);
+  if (answer)
+    idle_.push_back(worker);
+  else
+    ++lost_;
+  returned_.notify_all();
+  return answer;
+}
+
+std::optional<KernelResources> WorkerSubject::resources(const Answer& answer) const {
   const json said = json::parse(require(answer));
   if (!said.contains("resources")) return {};
   const json& r = said.at("resources");

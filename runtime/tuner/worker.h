@@ -10,6 +10,7 @@
 #include <condition_variable>
 #include <cstdint>
 #include <functional>
+#include <future>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -39,6 +40,7 @@ class WorkerSubject : public TuneSubject {
   ~WorkerSubject() override;
 
   void begin(const std::string& part) override;
+  void expect(const std::string& part, const std::vector<TunePoint>& points) override;
   /// Throws what the setup throws there: UsageError, DeviceError, InternalError.
   void wait_ready() override;
   std::optional<KernelResources> compile(const TunePoint& point) override;
@@ -58,6 +60,9 @@ class WorkerSubject : public TuneSubject {
     std::string how;  // it ended
   };
   Answer ask(const std::string& what, const TunePoint& point);
+  /// In one of the processes that only compile; nothing where none can be started.
+  std::optional<Answer> compile_beside(const std::string& part, const TunePoint& point);
+  std::optional<KernelResources> resources(const Answer& answer) const;
   /// The answer's line; TuneFailure where there is none or it tells of one.
   std::string require(const Answer& answer) const;
 
@@ -68,6 +73,12 @@ class WorkerSubject : public TuneSubject {
   std::mutex mutex_;  // guards what follows
   std::condition_variable returned_;
   std::vector<Worker*> idle_;  // of the compilers
+  bool ending_ = false;
+  std::string part_;
+  std::size_t lost_ = 0;  // compilers that cannot be started
+  using Coming = std::map<TunePoint, std::shared_future<std::optional<Answer>>>;
+  Coming coming_,
+      expected_;  // what is compiled ahead, of this part and the next; last: waited for before the others go
 };
 
 /// The other side: makes a subject of the setup it is sent and answers until the socket closes. Returns an exit code.

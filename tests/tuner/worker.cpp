@@ -14,8 +14,9 @@ using runtime::WorkerSubject;
 
 namespace {
 
-TuneReport search_in_worker(const std::string& setup, std::int64_t count, double seconds = 0.5) {
-  WorkerSubject subject(beside_tests("kerf_tuner_helper"), setup, seconds);
+TuneReport search_in_worker(const std::string& setup, std::int64_t count, double seconds = 0.5,
+                            const runtime::CompilerProcesses& compilers = {}) {
+  WorkerSubject subject(beside_tests("kerf_tuner_helper"), setup, seconds, compilers);
   TuneOptions o;
   o.seconds = 60;
   o.compile_threads = 4;
@@ -58,6 +59,30 @@ TEST_SUITE("tuner") {
     CHECK(candidate(r, 4).reason == "needs 300 KiB");
     for (const std::int64_t x : {0, 5, 6, 7}) CHECK(candidate(r, x).status == WisdomStatus::ok);
     CHECK(r.stopped == "");
+  }
+
+  TEST_CASE("worker: processes that only compile take the faults of compiling, and are done without") {
+    const TuneReport r = search_in_worker("wrong=1", 8, 10, {.setup = "compile-fault=3 compile-error=4", .count = 3});
+    CHECK(winner(r) == 0);
+    CHECK(candidate(r, 1).status == WisdomStatus::wrong);
+    CHECK(candidate(r, 3).status == WisdomStatus::fault);
+    CHECK(candidate(r, 4).reason == "needs 300 KiB");
+    for (const std::int64_t x : {2, 5, 6, 7}) CHECK(candidate(r, x).status == WisdomStatus::ok);
+    const TuneReport none = search_in_worker("compile-error=2", 4, 10, {.setup = "refuse=0", .count = 2});
+    CHECK(winner(none) == 0);
+    CHECK(candidate(none, 2).status == WisdomStatus::resources);
+    for (const std::int64_t x : {1, 3}) CHECK(candidate(none, x).status == WisdomStatus::ok);
+  }
+
+  TEST_CASE("worker: what comes next is compiled ahead, and told when it is asked for") {
+    WorkerSubject subject(beside_tests("kerf_tuner_helper"), "", 10, {.setup = "compile-error=2", .count = 2});
+    subject.begin("first");
+    subject.expect("second", {at(1), at(2), at(3)});
+    CHECK(subject.compile(at(1))->registers == 40);
+    subject.begin("second");
+    CHECK(subject.compile(at(1))->registers == 40);
+    CHECK_THROWS_AS(subject.compile(at(2)), runtime::TuneFailure);
+    subject.expect("third", {at(1), at(3)});
   }
 
   TEST_CASE("worker: a program that is not there or refuses is an error") {
