@@ -60,18 +60,21 @@ void load(const std::byte* from, DType dtype, std::vector<float>& row) {
   }
 }
 
-/// Sums of a few hundred products in f32, those in double.
-double dot(const float* a, const float* b, std::size_t n) {
-  constexpr std::size_t lanes = 16, run = 256;
-  double sum = 0;
+constexpr std::size_t together = 4;
+/// Products of one row with several others: sums of a few hundred in f32, those in double.
+std::array<double, together> dots(const float* a, const std::array<const float*, together>& b, std::size_t n) {
+  constexpr std::size_t lanes = 8, run = 256;
+  std::array<double, together> sum{};
   for (std::size_t begin = 0; begin < n; begin += run) {
-    const std::size_t end = std::min(begin + run, n);
-    std::array<float, lanes> part{};
-    std::size_t i = begin;
-    for (; i + lanes <= end; i += lanes)
-      for (std::size_t j = 0; j < lanes; ++j) part[j] += a[i + j] * b[i + j];
-    for (; i < end; ++i) part[i % lanes] += a[i] * b[i];
-    sum += std::accumulate(part.begin(), part.end(), 0.0);
+    const std::size_t end = std::min(begin + run, n), whole = begin + (end - begin) / lanes * lanes;
+    std::array<std::array<float, lanes>, together> part{};
+    for (std::size_t i = begin; i < whole; i += lanes)
+      for (std::size_t k = 0; k < together; ++k)
+        for (std::size_t j = 0; j < lanes; ++j) part[k][j] += a[i + j] * b[k][i + j];
+    for (std::size_t k = 0; k < together; ++k) {
+      for (std::size_t i = whole; i < end; ++i) part[k][i - whole] += a[i] * b[k][i];
+      sum[k] += std::accumulate(part[k].begin(), part[k].end(), 0.0);
+    }
   }
   return sum;
 }
@@ -185,12 +188,21 @@ LossReference reference_rows(const LossProblem& p, ThreadPool& pool) {
   for (std::size_t i = 0; i < R; ++i) e.row(r.rows[i], rows[i]);
   std::vector<float> z(R * static_cast<std::size_t>(p.vocabulary));
   const auto V = static_cast<std::size_t>(p.vocabulary);
-  pool.run(p.vocabulary, [&](std::int64_t begin, std::int64_t end, int) {
-    std::vector<float> token(D);
-    for (std::int64_t v = begin; v < end; ++v) {
-      c.row(v, token);
-      for (std::size_t i = 0; i < R; ++i)
-        z[i * V + static_cast<std::size_t>(v)] = static_cast<float>(dot(rows[i].data(), token.data(), D));
+  constexpr std::int64_t four = together;
+  pool.run((p.vocabulary + four - 1) / four, [&](std::int64_t begin, std::int64_t end, int) {
+    std::vector<std::vector<float>> tokens(together, std::vector<float>(D));
+    for (std::int64_t first = begin * four; first < std::min(end * four, p.vocabulary); first += four) {
+      const auto here = static_cast<std::size_t>(std::min(four, p.vocabulary - first));
+      std::array<const float*, together> of{};
+      for (std::size_t k = 0; k < together; ++k) {
+        if (k < here) c.row(first + static_cast<std::int64_t>(k), tokens[k]);
+        of[k] = tokens[k].data();
+      }
+      for (std::size_t i = 0; i < R; ++i) {
+        const auto products = dots(rows[i].data(), of, D);
+        for (std::size_t k = 0; k < here; ++k)
+          z[i * V + static_cast<std::size_t>(first) + k] = static_cast<float>(products[k]);
+      }
     }
   });
   for (std::size_t i = 0; i < R; ++i) {
@@ -239,10 +251,15 @@ void expect_columns(LossReference& r, const LossProblem& p, const std::vector<fl
     std::vector<float> row(D);
     for (std::int64_t n = begin; n < end; ++n) {
       e.row(n, row);
-      for (std::size_t i = 0; i < C; ++i) {
-        const auto at = static_cast<std::size_t>(n);
-        const double g = std::exp(dot(row.data(), columns[i].data(), D) - lse[at]) - (p.target[at] == r.columns[i]);
-        for (std::size_t d = 0; d < D; ++d) sum[i * D + d] += g * row[d];
+      const auto at = static_cast<std::size_t>(n);
+      for (std::size_t first = 0; first < C; first += together) {
+        std::array<const float*, together> of{};
+        for (std::size_t k = 0; k < together; ++k) of[k] = columns[std::min(first + k, C - 1)].data();
+        const auto products = dots(row.data(), of, D);
+        for (std::size_t i = first; i < std::min(first + together, C); ++i) {
+          const double g = std::exp(products[i - first] - lse[at]) - (p.target[at] == r.columns[i]);
+          for (std::size_t d = 0; d < D; ++d) sum[i * D + d] += g * row[d];
+        }
       }
     }
   });

@@ -234,6 +234,8 @@ void WorkerSubject::begin(const std::string& part) {
   {
     const std::lock_guard lock(mutex_);
     part_ = part;
+    ++begun_;
+    returned_.notify_all();
     unused = std::exchange(coming_, std::exchange(expected_, {}));
   }
   measuring_->begin(part);
@@ -243,7 +245,9 @@ void WorkerSubject::expect(const std::string& part, const std::vector<TunePoint>
   if (compilers_.empty()) return;
   const std::lock_guard lock(mutex_);
   for (const TunePoint& p : points)
-    expected_[p] = std::async(std::launch::async, [this, part, p] { return compile_beside(part, p); }).share();
+    expected_[p] = std::async(std::launch::async, [this, part, p, parts = begun_ + 1] {
+                     return compile_beside(part, p, parts);
+                   }).share();
 }
 
 void WorkerSubject::wait_ready() { measuring_->start(); }
@@ -272,21 +276,24 @@ std::string WorkerSubject::require(const Answer& answer) const {
 std::optional<KernelResources> WorkerSubject::compile(const TunePoint& point) {
   std::shared_future<std::optional<Answer>> coming;
   std::string part;
+  int parts = 0;
   {
     const std::lock_guard lock(mutex_);
-    part = part_;
+    part = part_, parts = begun_;
     if (const auto at = coming_.find(point); at != coming_.end()) coming = at->second;
   }
-  const std::optional<Answer> answer = coming.valid() ? coming.get() : compile_beside(part, point);
+  const std::optional<Answer> answer = coming.valid() ? coming.get() : compile_beside(part, point, parts);
   return resources(answer ? *answer : ask("compile", point));
 }
 
-std::optional<WorkerSubject::Answer> WorkerSubject::compile_beside(const std::string& part, const TunePoint& point) {
+std::optional<WorkerSubject::Answer> WorkerSubject::compile_beside(const std::string& part, const TunePoint& point,
+                                                                   int parts) {
   Worker* worker = nullptr;
   {
     std::unique_lock lock(mutex_);
-    returned_.wait(lock, [&] { return ending_ || !idle_.empty() || lost_ == compilers_.size(); });
-    if (ending_ || idle_.empty()) return {};
+    const auto late = [&] { return ending_ || begun_ > parts; };
+    returned_.wait(lock, [&] { return late() || !idle_.empty() || lost_ == compilers_.size(); });
+    if (late() || idle_.empty()) return {};
     worker = idle_.back();
     idle_.pop_back();
   }

@@ -60,8 +60,9 @@ class WorkerSubject : public TuneSubject {
     std::string how;  // it ended
   };
   Answer ask(const std::string& what, const TunePoint& point);
-  /// In one of the processes that only compile; nothing where none can be started.
-  std::optional<Answer> compile_beside(const std::string& part, const TunePoint& point);
+  /// In one of the processes that only compile; nothing where none can be started, or once more than `parts` were
+  /// begun.
+  std::optional<Answer> compile_beside(const std::string& part, const TunePoint& point, int parts);
   std::optional<KernelResources> resources(const Answer& answer) const;
   /// The answer's line; TuneFailure where there is none or it tells of one.
   std::string require(const Answer& answer) const;
@@ -75,6 +76,7 @@ class WorkerSubject : public TuneSubject {
   std::vector<Worker*> idle_;  // of the compilers
   bool ending_ = false;
   std::string part_;
+  int begun_ = 0;
   std::size_t lost_ = 0;  // compilers that cannot be started
   using Coming = std::map<TunePoint, std::shared_future<std::optional<Answer>>>;
   Coming coming_,
