@@ -25,20 +25,27 @@ std::vector<std::int64_t> vocabulary_order(const std::vector<double>& score) {
 
 namespace runtime {
 
-void VocabularyOrder::set(const std::vector<std::int64_t>& order, std::int64_t vocabulary, Device device,
-                          const char* call) {
+std::vector<std::int32_t> places_in(const std::vector<std::int64_t>& order, std::int64_t vocabulary,
+                                    const std::string& source) {
   if (std::ssize(order) != vocabulary)
-    throw UsageError(fmt::format("{}: the order has {} tokens and the vocabulary {}", call, order.size(), vocabulary));
+    throw UsageError(fmt::format("{}: the order has {} tokens and the vocabulary {}; each token comes once", source,
+                                 order.size(), vocabulary));
   std::vector<std::int32_t> place(order.size(), -1);
   for (std::size_t i = 0; i < order.size(); ++i) {
     if (order[i] < 0 || order[i] >= vocabulary)
-      throw UsageError(fmt::format("{}: order[{}] is {}; it must be in [0, {})", call, i, order[i], vocabulary));
+      throw UsageError(fmt::format("{}: order[{}] is {}; it must be in [0, {})", source, i, order[i], vocabulary));
     std::int32_t& at = place[static_cast<std::size_t>(order[i])];
     if (at >= 0)
       throw UsageError(
-          fmt::format("{}: order[{}] and order[{}] are both {}; each token comes once", call, at, i, order[i]));
+          fmt::format("{}: order[{}] and order[{}] are both {}; each token comes once", source, at, i, order[i]));
     at = static_cast<std::int32_t>(i);
   }
+  return place;
+}
+
+void VocabularyOrder::set(const std::vector<std::int64_t>& order, std::int64_t vocabulary, Device device,
+                          const char* call) {
+  std::vector<std::int32_t> place = places_in(order, vocabulary, call);
   std::vector<std::int64_t> padded = order;
   padded.resize(2 * order.size(), -1);
   if (device.type == DeviceType::cuda) {

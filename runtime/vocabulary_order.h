@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "kerf/tensor.h"
@@ -9,11 +10,15 @@
 
 namespace kerf::runtime {
 
+/// Where each token comes in an order. Throws UsageError, beginning with `source`, unless it is a permutation of
+/// [0, vocabulary).
+std::vector<std::int32_t> places_in(const std::vector<std::int64_t>& order, std::int64_t vocabulary,
+                                    const std::string& source);
+
 class VocabularyOrder {
  public:
   bool known() const { return !order_.empty(); }
-  /// Throws UsageError, beginning with `call`, unless it is a permutation of [0, vocabulary). On a GPU waits until it
-  /// has arrived.
+  /// Throws as places_in. On a GPU waits until it has arrived.
   void set(const std::vector<std::int64_t>& order, std::int64_t vocabulary, Device device, const char* call);
   TensorRef order() const { return order(0, vocabulary_); }  // i64 [V]
   /// Part of it; past its end there are as many tokens again, all -1.

@@ -223,10 +223,10 @@ TEST_CASE("kerf check --order FILE says where a file is no order of the vocabula
   with("2\none\n1\n");
   refused(check, 2, path.string() + ":2: 'one' is no token id; expected one a line");
   with("2\n0\n");
-  refused(check, 2, "holds 2 token ids and the vocabulary 3; each token comes once");
+  refused(check, 2, path.string() + ": the order has 2 tokens and the vocabulary 3; each token comes once");
   with("2\n0\n3\n");
-  refused(check, 2, "token 3 at place 2 is outside [0, 3)");
+  refused(check, 2, "order[2] is 3; it must be in [0, 3)");
   with("2\n0\n2\n");
-  refused(check, 2, "token 2 stands at places 0 and 2; each token comes once");
+  refused(check, 2, "order[0] and order[2] are both 2; each token comes once");
   std::filesystem::remove(path);
 }

@@ -413,8 +413,8 @@ TEST_CASE("filter: an order that is no permutation, or that the plan does not ta
   const auto set = [&](std::vector<std::int64_t> order) { return refused([&] { given.plan.set_order(order); }); };
   std::vector<std::int64_t> order;
   for (std::int64_t v = 0; v < V; ++v) order.push_back((v + 3) % V);
-  CHECK(set({}) == "Plan::set_order: the order has 0 tokens and the vocabulary 20");
-  CHECK(set({0, 1, 2}) == "Plan::set_order: the order has 3 tokens and the vocabulary 20");
+  CHECK(set({}) == "Plan::set_order: the order has 0 tokens and the vocabulary 20; each token comes once");
+  CHECK(set({0, 1, 2}) == "Plan::set_order: the order has 3 tokens and the vocabulary 20; each token comes once");
   const auto with = [&](std::size_t i, std::int64_t v) {
     auto wrong = order;
     wrong[i] = v;

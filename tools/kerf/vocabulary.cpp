@@ -13,6 +13,7 @@
 
 #include "kerf/error.h"
 #include "runtime/device_loss.h"
+#include "runtime/vocabulary_order.h"
 #include "tools/support/gemm.h"
 #include "tools/support/lm_data.h"
 #include "tools/support/npy.h"
@@ -126,19 +127,7 @@ std::vector<std::int64_t> read_order(const std::string& path, std::int64_t vocab
         "--order {}: is no order and no file; orders are auto, identity, counts, meanprob, norms, or a file", path));
   const std::vector<std::int64_t> ids =
       path.ends_with(".npy") ? integers(read_npy(path), path, "[V], a token id at each place") : read_lines(path);
-  if (std::ssize(ids) != vocabulary)
-    throw UsageError(fmt::format("--order {}: holds {} token ids and the vocabulary {}; each token comes once", path,
-                                 ids.size(), vocabulary));
-  std::vector<std::int64_t> at(ids.size(), -1);
-  for (std::size_t i = 0; i < ids.size(); ++i) {
-    if (ids[i] < 0 || ids[i] >= vocabulary)
-      throw UsageError(fmt::format("--order {}: token {} at place {} is outside [0, {})", path, ids[i], i, vocabulary));
-    std::int64_t& first = at[static_cast<std::size_t>(ids[i])];
-    if (first >= 0)
-      throw UsageError(fmt::format("--order {}: token {} stands at places {} and {}; each token comes once", path,
-                                   ids[i], first, i));
-    first = static_cast<std::int64_t>(i);
-  }
+  static_cast<void>(runtime::places_in(ids, vocabulary, "--order " + path));
   return ids;
 }
 
