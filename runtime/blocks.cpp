@@ -11,6 +11,13 @@ constexpr std::int64_t staged_bytes = std::int64_t{640} << 10;  // of e that a t
 
 std::int64_t clip(std::int64_t block, std::int64_t axis) { return std::min(block, (axis + 15) / 16 * 16); }
 
+/// What a block of rows is cut down to where there are not more of them.
+std::int64_t shortest_block(std::int64_t tokens) {
+  std::int64_t rows = 16;
+  while (rows < tokens && rows < many_tokens) rows *= 2;
+  return rows;
+}
+
 }  // namespace
 
 Target target_of(const PlanDesc& desc) { return desc.arch.empty() ? Target::of(desc.device) : Target::cuda(desc.arch); }
@@ -62,11 +69,11 @@ DeviceBlocks choose_filter_blocks(const kernels::Shape& s) {
   return b;
 }
 
-PlanBlocks choose_blocks(const kernels::Shape& s) {
+PlanBlocks choose_blocks(const kernels::Shape& s, std::int64_t tokens) {
   // 256 rows share what each block of c costs to copy; measured best of 128 to 256 rows and 128 to 512 columns; 128 of
   // d in the products of the backward keep every thread busy when rows are few. A packed copy of e for all of D saves
   // its repacking and pays for narrower blocks of V, as long as it fits beside the tile.
-  constexpr std::int64_t rows = 256;
+  constexpr std::int64_t rows = many_tokens;
   kernels::Blocks b{.n = rows, .v = clip(256, s.vocabulary), .d = clip(128, s.hidden), .split = 1};
   // f32 sums over one block of d start anew, so short blocks keep the rounding of large logits down: one chain over all
   // of D = 256 left an lse of a trained model off by 1.8e-5. Long rows are made of many blocks anyway.
@@ -78,6 +85,9 @@ PlanBlocks choose_blocks(const kernels::Shape& s) {
   const std::int64_t blocks = (s.vocabulary + out.forward.v - 1) / out.forward.v;
   const std::int64_t fit = part_bytes / size_of(s.dtype) / out.forward.v / s.hidden;
   out.forward.split = std::clamp<std::int64_t>(fit, 1, blocks);
+  out.forward.n = out.backward.n = shortest_block(tokens);
+  // So few rows do not pay for what is copied of two vectors of the vocabulary at a time.
+  if (out.forward.n == 16) out.forward_schedule.dot_vectors = 1;
   return out;
 }
 

@@ -1,4 +1,4 @@
-// Block sizes of the loss, from the shape alone.
+// Block sizes of the loss, from the shape, and on the CPU from the number of tokens where they are few.
 #pragma once
 
 #include "kerf/kernel.h"
@@ -11,8 +11,10 @@ struct PlanBlocks {
   kernels::Blocks forward, backward;
   Schedule forward_schedule, backward_schedule = {};
 };
-/// Never depends on the number of rows: one set of programs serves them all.
-PlanBlocks choose_blocks(const kernels::Shape& shape);
+inline constexpr std::int64_t many_tokens = 256;
+/// From so many tokens on the same for any number: one set of programs serves them all. Of fewer the blocks are as
+/// short, so that nothing is computed for rows that are not there.
+PlanBlocks choose_blocks(const kernels::Shape& shape, std::int64_t tokens = many_tokens);
 
 /// What the programs of a device loss are cut into. split: blocks of v in one part, where rows are many.
 struct DeviceBlocks {

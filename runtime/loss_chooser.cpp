@@ -101,6 +101,12 @@ void LossChooser::look_up_all(std::int64_t tokens, LossChoice& choice) {
     if (has_part(desc_, part)) look_up(part, tokens, choice);
 }
 
+void LossChooser::fill_in_default(std::int64_t tokens, LossChoice& choice) const {
+  if (target_.is_cuda() || tokens >= many_tokens) return;
+  for (const LossPart part : {LossPart::forward, LossPart::backward})
+    if (TunePoint& p = choice.points.of(part); p.empty()) p = default_point(desc_, target_, part, tokens);
+}
+
 bool LossChooser::lacks(const LossChoice& choice) const {
   const auto settled = [](const std::string& from) { return from == "wisdom" || from == "given"; };
   return !settled(choice.forward_from) || !settled(choice.backward_from) ||
@@ -134,6 +140,7 @@ void LossChooser::measure(std::int64_t tokens, LossChoice& choice) {
 LossChoice LossChooser::choose(std::int64_t tokens) {
   LossChoice choice;
   look_up_all(tokens, choice);
+  fill_in_default(tokens, choice);
   if (tuning_ == Tuning::record && lacks(choice))
     if (const std::string file = user_misses_file(); file.empty() || !note_miss(file, desc_, tokens))
       choice.notes.push_back(fmt::format("'{}' cannot be written, so what wisdom lacks is not noted", file));

@@ -41,6 +41,8 @@ class LossChooser {
  private:
   void look_up(LossPart part, std::int64_t tokens, LossChoice& choice);
   void look_up_all(std::int64_t tokens, LossChoice& choice);
+  /// On the CPU: of few tokens the default has shorter blocks than the one that an empty point stands for.
+  void fill_in_default(std::int64_t tokens, LossChoice& choice) const;
   /// Whether a part was neither given nor found in the bucket.
   bool lacks(const LossChoice& choice) const;
   const WisdomLayers& layers();

@@ -89,10 +89,10 @@ void limit_product(Space& space, const Target& target, const char* rows, const c
 }
 
 Space host_space(const PlanDesc& desc, const Target& target, LossPart part) {
-  const TunePoint standard = default_point(desc, target, part, 1);
+  const TunePoint standard = default_point(desc, target, part, many_tokens);
   Space space;
   const bool filtered = part == LossPart::filtered;
-  space.parameter("n", fitting({64, 128, 192, 256, 384}, 1 << 30, standard.at("n")));
+  space.parameter("n", fitting({16, 32, 64, 128, 192, 256, 384}, 1 << 30, standard.at("n")));
   space.parameter("v", fitting({64, 128, 192, 256, 384, 512}, desc.vocabulary, standard.at("v")));
   if (part == LossPart::backward) {
     space.parameter("d", fitting({64, 128, 256, 384}, desc.hidden, standard.at("d")));
@@ -294,7 +294,7 @@ TunePoint default_point(const PlanDesc& desc, const Target& target, LossPart par
             {"e_d", b.grad_e_d},
             {"c_d", b.grad_c_d}};
   }
-  const PlanBlocks b = choose_blocks(shape_of(desc));
+  const PlanBlocks b = choose_blocks(shape_of(desc), tokens);
   if (part == LossPart::backward)
     return {{"n", b.backward.n}, {"v", b.backward.v}, {"d", b.backward.d}, {"rows", rows}, {"vectors", vectors}};
   return {{"n", b.forward.n},
@@ -302,7 +302,7 @@ TunePoint default_point(const PlanDesc& desc, const Target& target, LossPart par
           {"d", b.forward.d},
           {"split", b.forward.split},
           {"rows", rows},
-          {"vectors", vectors},
+          {"vectors", b.forward_schedule.dot_vectors > 0 ? b.forward_schedule.dot_vectors : vectors},
           {"stage", b.forward_schedule.stage}};
 }
 

@@ -14,7 +14,7 @@ namespace kerf::runtime {
 enum class LossPart : std::uint8_t { forward, backward, filtered };
 std::string_view name_of(LossPart part);
 
-/// Points by part; an empty one stands for the default, which is made for any number of tokens.
+/// Points by part; an empty one stands for the default of many tokens.
 struct LossPoints {
   TunePoint forward = {}, backward = {}, filtered = {};
   TunePoint& of(LossPart part);

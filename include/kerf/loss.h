@@ -45,13 +45,13 @@ std::string_view name_of(Strategy s);
 std::string_view name_of(Filter f);
 std::string_view name_of(Order o);
 
-/// Where a plan finds the blocks of its programs. off: made from the sizes alone. lookup: of wisdom, where it knows
-/// this machine and number of tokens, else of the nearest number, else as with off; nothing is ever timed. record: the
-/// same, and what wisdom lacks is noted (user_misses_file). on_first_use: what wisdom lacks is measured within
-/// tuning_seconds when it is first asked for, by workspace_bytes, a call or prepare, and kept in the user's wisdom; not
-/// while the call's stream is captured. Calls for as many tokens wait for that, others do not. from_environment: as
-/// KERF_TUNE names it, off, lookup, record or auto; lookup where it is not set. What was chosen for a number of tokens
-/// stays for the life of the plan.
+/// Where a plan finds the blocks of its programs. off: made from the sizes and, on the CPU, the number of tokens where
+/// it is below 256. lookup: of wisdom, where it knows this machine and number of tokens, else of the nearest number,
+/// else as with off; nothing is ever timed. record: the same, and what wisdom lacks is noted (user_misses_file).
+/// on_first_use: what wisdom lacks is measured within tuning_seconds when it is first asked for, by workspace_bytes, a
+/// call or prepare, and kept in the user's wisdom; not while the call's stream is captured. Calls for as many tokens
+/// wait for that, others do not. from_environment: as KERF_TUNE names it, off, lookup, record or auto; lookup where it
+/// is not set. What was chosen for a number of tokens stays for the life of the plan.
 enum class Tuning : std::uint8_t { from_environment, off, lookup, record, on_first_use };
 
 /// What is fixed for the life of a plan.
@@ -173,7 +173,8 @@ class Plan {
   /// a c (with min_memory also a de) in bf16 or f16 whose rows do not begin at multiples of 16 bytes has slower
   /// programs of its own, compiled when first needed.
   void prepare();
-  /// The same for calls of so many tokens, with the blocks that these have; none: with the default's.
+  /// The same for calls of so many tokens, with the blocks that these have; none: with those that the default has for
+  /// 256 tokens or more.
   void prepare(const std::vector<std::int64_t>& token_counts);
   /// Bytes of workspace for N tokens, with the blocks that so many have: where wisdom chooses other blocks for fewer
   /// tokens, those may need more. Memory for several numbers of tokens is the most that any of them asks for.

@@ -176,11 +176,28 @@ TEST_SUITE("tuner") {
     CHECK(shared.cache->status().compiled == compiled);
   }
 
+  TEST_CASE("plan: where tokens are few, the default has blocks as short, on the CPU") {
+    for (const DType dtype : {f32, bf16}) {
+      PlanDesc desc = small(dtype);
+      desc.tuning = Tuning::off;
+      Plan plan(desc);
+      for (const auto& [tokens, rows] : {std::pair(1, 16), std::pair(16, 16), std::pair(17, 32), std::pair(60, 64),
+                                         std::pair(100, 128), std::pair(129, 256), std::pair(1000, 256)}) {
+        CAPTURE(tokens);
+        CHECK(plan.report(tokens).blocks.starts_with("n=" + std::to_string(rows) + " "));
+        CHECK(plan.report(tokens).forward_from == "default");
+        LossCase c({tokens, 300, 40}, desc);
+        check_right(c, plan);
+      }
+      CHECK(plan.workspace_bytes(60, true) < plan.workspace_bytes(200, true));
+    }
+  }
+
   TEST_CASE("plan: every default is in its space, on a CPU and on GPUs") {
     for (const DType dtype : {f32, bf16, f16})
       for (const auto& [D, V] : {std::pair(768, 50257), std::pair(2304, 256000), std::pair(7, 5), std::pair(64, 100)})
         for (const Strategy strategy : {Strategy::filtered, Strategy::min_memory})
-          for (const std::int64_t tokens : {1, 512, 8192})
+          for (const std::int64_t tokens : {1, 20, 100, 512, 8192})
             for (const Target& target : {Target::host(), Target::cuda("sm_80"), Target::cuda("sm_90a")}) {
               PlanDesc desc{.hidden = D, .vocabulary = V, .dtype = dtype, .strategy = strategy};
               if (target.is_cuda()) desc.device = {DeviceType::cuda, 0}, desc.arch = target.cpu;
