@@ -125,7 +125,7 @@ struct DeviceLoss::FilteredCall {
   const bool corrects_c = desc.correction && desc.filter_c && a.dc.given();
   const std::vector<std::pair<std::string, const std::int64_t*>> sizes = {{"N", s.valid}};
 
-  // From group_rows on rows are those of its order.
+  // Rows of its order once group_rows has been.
   const TensorRef rows = call.at(space.rows, i64, {M}), valid = call.at(s.valid, i64, {});
   const TensorRef g = call.at(space.moved_g, f32, {M}), scale = call.at(space.scale, f32, {});
   const TensorRef compact = apart(call.at(space.compact, desc.dtype, {M, D}), copied_row(desc));
@@ -141,7 +141,7 @@ struct DeviceLoss::FilteredCall {
     call.compact_labels(a.labels, s);
     if (programs.ordered()) call.place_targets(s.target, P, loss.order_->order.place());
     call.upstream(a.grad_loss, s, N, space.g, space.largest, space.scale);
-    group_rows();
+    if (groups_rows(desc)) group_rows();
     call.compact_rows(a.e, rows, compact);
     decide();
     if (ranges.most_pieces > 0 && a.de.given())
@@ -169,19 +169,15 @@ struct DeviceLoss::FilteredCall {
     const TensorRef from_rows = call.at(s.rows, i64, {P}), from_target = call.at(s.target, i32, {P});
     const TensorRef from_g = call.at(space.g, f32, {P}), place = call.at(space.place, i64, {P});
     const TensorRef askers = call.at(space.askers, i32, {B}), rating = call.at(space.rating, i32, {P});
-    if (desc.filter == Filter::largest) {
-      call.run(DeviceProgram::rate_rows, {.tensors = {{"rows", from_rows}, {"rating", rating}}});
-    } else {
-      LaunchArgs asked{.tensors = {{"block_lse", a.block_lse},
-                                   {"lse", a.lse},
-                                   {"rows", from_rows},
-                                   {"target", from_target},
-                                   {"g", from_g},
-                                   {"askers", askers}}};
-      call.run(DeviceProgram::count_askers, asked);
-      asked.tensors.emplace_back("rating", rating);
-      call.run(DeviceProgram::rate_rows, asked);
-    }
+    LaunchArgs asked{.tensors = {{"block_lse", a.block_lse},
+                                 {"lse", a.lse},
+                                 {"rows", from_rows},
+                                 {"target", from_target},
+                                 {"g", from_g},
+                                 {"askers", askers}}};
+    call.run(DeviceProgram::count_askers, asked);
+    asked.tensors.emplace_back("rating", rating);
+    call.run(DeviceProgram::rate_rows, asked);
     call.run(DeviceProgram::place_rows, {.tensors = {{"rating", rating}, {"of_all", rating}, {"place", place}},
                                          .axes = {{"G", blocks_of(P, kernels::grouped_rows)}}});
     call.run(DeviceProgram::move_rows, {.tensors = {{"place", place},
@@ -201,9 +197,9 @@ struct DeviceLoss::FilteredCall {
                                 {"rows", call.at(space.rows, i64, {P})},
                                 {"target", call.at(space.moved_target, i32, {P})},
                                 {"g", call.at(space.moved_g, f32, {P})},
-                                {"from", call.at(space.from, i64, {P})},
                                 {"keep", call.at(space.keep, i32, {B, R})},
                                 {"left_out", call.at(space.block_left_out, f32, {B, R})}}};
+    if (groups_rows(desc)) keep.tensors.emplace_back("from", call.at(space.from, i64, {P}));
     if (desc.correction) keep.tensors.emplace_back("m", call.at(space.m, desc.dtype, {B, P}));
     call.run(DeviceProgram::keep_tiles, keep);
     const TensorRef m = call.at(space.m, desc.dtype, {B, M}).with_strides({P, 1});

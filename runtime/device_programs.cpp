@@ -98,6 +98,8 @@ kernels::Blocks with_split(kernels::Blocks b, std::int64_t split) {
 
 }  // namespace
 
+bool groups_rows(const PlanDesc& desc) { return desc.filter != Filter::largest; }
+
 bool filters(const PlanDesc& desc) {
   constexpr std::int64_t worth_it = 16384;  // tokens: below, what decides costs as much as what it saves
   const bool may = desc.strategy == Strategy::automatic || desc.strategy == Strategy::filtered;
@@ -158,10 +160,10 @@ std::string_view DevicePrograms::name(DeviceProgram which) { return names[static
 bool DevicePrograms::used(DeviceProgram which) const {
   const bool corrects_e = desc_.correction && desc_.filter_e, corrects_c = desc_.correction && desc_.filter_c;
   switch (which) {
-    case DeviceProgram::count_askers: return filtered_ && desc_.filter != Filter::largest;
+    case DeviceProgram::count_askers:
     case DeviceProgram::rate_rows:
     case DeviceProgram::place_rows:
-    case DeviceProgram::move_rows:
+    case DeviceProgram::move_rows: return filtered_ && groups_rows(desc_);
     case DeviceProgram::keep_tiles:
     case DeviceProgram::rank_columns:
     case DeviceProgram::rank_rows:
@@ -237,7 +239,7 @@ Program DevicePrograms::record(DeviceProgram which) const {
   const kernels::Shape scattered{window_, desc_.hidden, desc_.dtype, true, ordered()};
   const kernels::Sides sides{desc_.filter_e, desc_.filter_c};
   // The rule to compare with stays as it is known.
-  const bool by_mass = desc_.filter != Filter::largest;
+  const bool by_mass = groups_rows(desc_);
   const double eps = filtered_ ? filter_eps(desc_, backward) : 0;
   const kernels::KeepRule keep_rule{eps, desc_.correction, by_mass ? 16 * eps : 0, by_mass};
   const auto statistic = !filtered_                        ? kernels::BlockStatistic::none

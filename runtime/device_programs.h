@@ -92,6 +92,9 @@ enum class DeviceProgram : std::uint8_t {
 inline constexpr std::size_t device_programs = 73;
 /// Whether a plan filters.
 bool filters(const PlanDesc& desc);
+/// Whether rows are put together that ask for the same blocks: the rule of the largest probability takes them as they
+/// lie.
+bool groups_rows(const PlanDesc& desc);
 /// Whether the forward of such a plan may leave a stash.
 bool stashes(const PlanDesc& desc);
 /// What keep_tiles goes by on a side of a plan that filters.

@@ -28,13 +28,19 @@ FilterSpace lay_out_filter(std::byte* memory, const PlanDesc& desc, std::int64_t
   s.g = carve.take<float>(P);
   if (desc.dtype == f16) s.largest = carve.take<float>(label_blocks(rows));
   s.scale = carve.take<float>(1);
-  s.askers = carve.take<std::int32_t>(B);
-  s.rating = carve.take<std::int32_t>(P);
-  s.place = carve.take<std::int64_t>(P);
-  s.from = carve.take<std::int64_t>(P);
-  s.rows = carve.take<std::int64_t>(P);
-  s.moved_target = carve.take<std::int32_t>(P);
-  s.moved_g = carve.take<float>(P);
+  if (groups_rows(desc)) {
+    s.askers = carve.take<std::int32_t>(B);
+    s.rating = carve.take<std::int32_t>(P);
+    s.place = carve.take<std::int64_t>(P);
+    s.from = carve.take<std::int64_t>(P);
+    s.rows = carve.take<std::int64_t>(P);
+    s.moved_target = carve.take<std::int32_t>(P);
+    s.moved_g = carve.take<float>(P);
+  } else {
+    s.rows = s.labels.rows;
+    s.moved_target = s.labels.target;
+    s.moved_g = s.g;
+  }
   s.sum = carve.take<float>(P, D);
   s.keep = carve.take<std::int32_t>(B, R);
   s.item_rank = carve.take<std::int32_t>(W, R);

@@ -33,7 +33,7 @@ struct FilterSpace {
   std::byte *c, *compact;  // of c a window
   std::int32_t* target;    // [P] in a window, where there are several
   float *g, *largest, *scale;
-  // What group_rows.cpp makes: [B] of all blocks, else [P].
+  // What group_rows.cpp makes, or rows as they lay: [B] of all blocks, else [P].
   std::int32_t *askers, *rating, *moved_target;
   std::int64_t *place, *from, *rows;
   float* moved_g;

@@ -36,8 +36,7 @@ GroupedRows reference_group_rows(Shape s, Blocks b, KeepRule rule, const Doubles
   for (std::int64_t n = 0; n < P; ++n) {
     out.rating[n] = rows[n] < 0 ? -1 : 0;
     for (std::int64_t v = 0; v < B; ++v)
-      if (rule.group && asks(v, n))
-        out.rating[n] = std::max(out.rating[n], static_cast<std::int32_t>(P + 1 - out.askers[v]));
+      if (asks(v, n)) out.rating[n] = std::max(out.rating[n], static_cast<std::int32_t>(P + 1 - out.askers[v]));
   }
   std::iota(out.from.begin(), out.from.end(), 0);
   for (std::int64_t begin = 0; begin < P; begin += group)
@@ -84,13 +83,6 @@ Program count_askers(Shape s, Blocks b, KeepRule rule) {
 
 Program rate_rows(Shape s, Blocks b, KeepRule rule) {
   ProgramBuilder p("rate_rows");
-  if (!rule.group) {
-    Axis P = p.axis("P");
-    Tensor rows = p.input("rows", i64, {P}), rating = p.output("rating", i32, {P});
-    Block n = p.parallel(P, 256);
-    store(rating, n, where(load(rows, n) >= 0, 0, full(n, -1, i32)));
-    return p.finish();
-  }
   const RowTensors t(p, s, b);
   Tensor askers = p.input("askers", i32, {t.B}), rating = p.output("rating", i32, {t.P});
   Block n = p.parallel(t.P, 32);

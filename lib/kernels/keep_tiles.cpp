@@ -54,14 +54,17 @@ Program keep_tiles(Shape s, Blocks b, KeepRule rule) {
   Axis B = p.axis("B", vocabulary_blocks(s, b)), P = p.axis("P"), R = p.axis("R"), T = p.axis("T");
   Tensor block_lse = p.input("block_lse", f32, {B, P}), lse = p.input("lse", f32, {T});
   Tensor rows = p.input("rows", i64, {P}), target = p.input("target", i32, {P}), g = p.input("g", f32, {P});
-  Tensor from = p.input("from", i64, {P});
+  Tensor from;
+  if (rule.group) from = p.input("from", i64, {P});
   Tensor keep = p.output("keep", i32, {B, R}), left_out = p.output("left_out", f32, {B, R}), m;
   if (rule.correct) m = p.output("m", s.dtype, {B, P});
 
   Block v = p.parallel(B, 16), n = p.parallel(P, b.n);
   Tile r = load(rows, n, fill(-1));
-  const Asking row(b, rule, r, load(target, n, fill(-1)), load(g, n),
-                   load(block_lse, v, load(from, n, fill(-1)), fill(-inf)), load(lse, r, fill(inf)), v);
+  const Asking row(
+      b, rule, r, load(target, n, fill(-1)), load(g, n),
+      rule.group ? load(block_lse, v, load(from, n, fill(-1)), fill(-inf)) : load(block_lse, v, n, fill(-inf)),
+      load(lse, r, fill(inf)), v);
   Tile asked = reduce_any(row.asks, P), lost = reduce_sum(where(row.g == 0, 0, row.mass), P);
   if (rule.together > 0) asked = asked || lost >= rule.together;
   store(keep, v, n.number(), where(asked, 1, full(v, 0, i32)));

@@ -133,7 +133,8 @@ Program sum_dc(Shape s, DType out, bool accumulate, std::int64_t block_s, std::i
 // label
 
 /// block_lse [B, P], lse [T], rows, target, g, from [P] -> keep [B, R] i32; left_out [B, R] f32, mass of the dropped;
-/// with `correct` m [B, P]: g mass where the tile is dropped, else 0. Row n is row from[n] of block_lse.
+/// with `correct` m [B, P]: g mass where the tile is dropped, else 0. Row n is row from[n] of block_lse, or n without
+/// `group`, which needs no `from`.
 Program keep_tiles(Shape s, Blocks b, KeepRule rule);
 /// cmean [B, D]: the mean row of c in each block, b.d of D at a time.
 Program block_means(Shape s, Blocks b);
@@ -147,7 +148,7 @@ Program correct_c(Shape s, Blocks b);
 /// block_lse, lse, rows, target, g as above, row n being row n of block_lse -> askers [B] i32.
 Program count_askers(Shape s, Blocks b, KeepRule rule);
 /// The same and askers -> rating [P] i32: P + 1 less the rows that ask for the rarest block that the row asks for; 0 if
-/// it asks for none, -1 if there is no row. If rows are not grouped rows alone -> rating 0 or -1, which moves none.
+/// it asks for none, -1 if there is no row.
 Program rate_rows(Shape s, Blocks b, KeepRule rule);
 /// rating [P], of_all [P] the same -> place [P] i64: of each `rows` rows, a multiple of 256, those with the highest
 /// first, equal ones as they are. G is the size of an axis: how many times `rows` there are, rounded up.

@@ -659,6 +659,16 @@ TEST_CASE("filter: a plan filters when asked to, or with two bytes an element an
   CHECK(Plan({.hidden = 8, .vocabulary = 16384, .dtype = bf16}).report(10).strategy == Strategy::filtered);
 }
 
+TEST_CASE("filter: the rule of the largest probability takes rows as they lie, and has no programs to move them") {
+  PlanDesc desc{.hidden = 8, .vocabulary = 300, .dtype = f32, .filter_threshold = 0.1};
+  for (const Filter filter : {Filter::mass, Filter::largest}) {
+    desc.filter = filter;
+    const std::vector<std::string> names = Plan(desc).program_names();
+    for (const char* name : {"count_askers", "rate_rows", "place_rows", "move_rows"})
+      CHECK(std::count(names.begin(), names.end(), name) == (filter == Filter::mass));
+  }
+}
+
 TEST_CASE("filter: linear_cross_entropy filters where the plan does, also without rows") {
   for (std::int64_t N : {100, 0}) {
     CAPTURE(N);
