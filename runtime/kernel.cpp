@@ -5,7 +5,6 @@
 
 #include <cstdlib>
 #include <memory>
-#include <new>
 
 #include "codegen/cpu/jit.h"
 #include "codegen/nvptx/ptx.h"
@@ -71,15 +70,11 @@ void Kernel::launch(const LaunchArgs& args, ThreadPool& pool) const {
   const std::vector<std::int64_t> packed = codegen::cpu::pack_args(impl_->program, bound);
   const codegen::cpu::Code& code = *impl_->code;
 
-  const auto release = [](std::byte* p) { ::operator delete[](p, std::align_val_t{alignment}); };
-  std::unique_ptr<std::byte[], decltype(release)> own(nullptr, release);
-  auto* scratch = static_cast<std::byte*>(args.scratch);
-  if (!scratch && code.scratch_bytes) {
-    own.reset(new (std::align_val_t{alignment}) std::byte[scratch_bytes(pool.size())]);
-    scratch = own.get();
-  }
+  auto* const given = static_cast<std::byte*>(args.scratch);
   pool.run(bound.instances, [&](std::int64_t begin, std::int64_t end, int thread) {
-    code.entry(packed.data(), begin, end, scratch + static_cast<std::size_t>(thread) * code.scratch_bytes);
+    std::byte* const scratch = given ? given + static_cast<std::size_t>(thread) * code.scratch_bytes
+                                     : pool.scratch(thread, code.scratch_bytes);
+    code.entry(packed.data(), begin, end, scratch);
   });
 }
 

@@ -10,7 +10,9 @@
 #include <condition_variable>
 #include <cstdlib>
 #include <exception>
+#include <memory>
 #include <mutex>
+#include <new>
 #include <string_view>
 #include <system_error>
 #include <thread>
@@ -74,6 +76,16 @@ struct ThreadPool::Impl {
   std::int64_t count = 0;
   std::atomic<std::int64_t> next{0};
 
+  struct Scratch {
+    struct Free {
+      void operator()(std::byte* p) const { ::operator delete[](p, alignment); }
+    };
+    static constexpr std::align_val_t alignment{64};
+    std::unique_ptr<std::byte[], Free> memory;
+    std::size_t bytes = 0;
+  };
+  std::vector<Scratch> scratch;  // each of the thread that it is for
+
   int threads() const { return static_cast<int>(workers.size()) + 1; }
 
   /// Takes ranges until none is left.
@@ -130,6 +142,7 @@ ThreadPool::ThreadPool(int threads) : impl_(std::make_unique<Impl>()) {
     throw UsageError(
         fmt::format("ThreadPool: {} threads; it must be from 1 to {}, or 0 for all processors", threads, most_threads));
   const int n = threads ? threads : default_threads();
+  impl_->scratch.resize(static_cast<std::size_t>(n));
   impl_->workers.reserve(static_cast<std::size_t>(n - 1));
   // Workers read `workers` through threads(): none runs before the first call of run, when it is complete.
   try {
@@ -146,6 +159,17 @@ ThreadPool::~ThreadPool() {
     impl_->join();
   else
     static_cast<void>(impl_.release());  // in a forked child there is nobody to join
+}
+
+std::byte* ThreadPool::scratch(int thread, std::size_t bytes) {
+  Impl::Scratch& s = impl_->scratch[static_cast<std::size_t>(thread)];
+  if (s.bytes < bytes) {
+    s.bytes = 0;
+    s.memory.reset();  // before there is more
+    s.memory.reset(new (Impl::Scratch::alignment) std::byte[bytes]);
+    s.bytes = bytes;
+  }
+  return s.memory.get();
 }
 
 int ThreadPool::size() const { return impl_->threads(); }

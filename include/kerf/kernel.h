@@ -32,7 +32,8 @@ struct Target {
   /// on nothing else; code for the others runs on every later GPU too.
   static Target cuda(const std::string& arch);
   /// The target for a device at hand. GPUs: sm_90a for 9.0; for others sm_80, or sm_86 where a block may have less
-  /// than 163 KiB of shared memory, which the driver translates for GPUs newer than the code generator knows. Throws DeviceError where there is no such device or it is older than 8.0.
+  /// than 163 KiB of shared memory, which the driver translates for GPUs newer than the code generator knows. Throws
+  /// DeviceError where there is no such device or it is older than 8.0.
   static Target of(Device device);
   /// The level of an x86 target ("avx512bf16"), or the architecture's name ("neon", "sm_90a").
   std::string level() const;
@@ -64,6 +65,9 @@ class ThreadPool {
   void run(std::int64_t count, const std::function<void(std::int64_t, std::int64_t, int)>& work);
 
  private:
+  friend class Kernel;
+  /// Bytes for the work on a thread, aligned to 64 and kept for the next; for that work alone to ask.
+  std::byte* scratch(int thread, std::size_t bytes);
   struct Impl;
   std::unique_ptr<Impl> impl_;
 };
@@ -75,8 +79,8 @@ struct Stream {
 };
 
 /// Kept tiles at launch. Tile k covers block (row[k], column[k]). row_items[row_begin[r] .. row_begin[r+1]) are the
-/// tiles of row block r in order, those that a walk along it is to see; column_items likewise. All arrays belong to the caller and lie where the kernel runs:
-/// on a GPU their contents are not checked.
+/// tiles of row block r in order, those that a walk along it is to see; column_items likewise. All arrays belong to the
+/// caller and lie where the kernel runs: on a GPU their contents are not checked.
 struct TileListRef {
   std::int64_t count = 0;                      // kept tiles
   const std::int32_t* row = nullptr;           // [count]
@@ -85,8 +89,8 @@ struct TileListRef {
   const std::int32_t* row_items = nullptr;     // [count]
   const std::int32_t* column_begin = nullptr;  // [column blocks + 1]
   const std::int32_t* column_items = nullptr;  // [count]
-  /// Where the kernel finds how many of the tiles there are when it runs, an i32 in its device's memory, at most `count`;
-  /// null: all.
+  /// Where the kernel finds how many of the tiles there are when it runs, an i32 in its device's memory, at most
+  /// `count`; null: all.
   const std::int32_t* device_count = nullptr;
 };
 
@@ -96,11 +100,11 @@ struct LaunchArgs {
   std::vector<std::pair<std::string, TileListRef>> lists = {};
   /// Sizes of axes that no tensor tells.
   std::vector<std::pair<std::string, std::int64_t>> axes = {};
-  /// CPU: Kernel::scratch_bytes(pool.size()) bytes, aligned to 64; null: allocated for this call.
+  /// CPU: Kernel::scratch_bytes(pool.size()) bytes, aligned to 64; null: memory that the pool keeps.
   void* scratch = nullptr;
   /// Where the kernel finds the size of an axis when it runs, an i64 in its device's memory, at least 0 and at most the
-  /// size that the other arguments tell. On a GPU, what tensors hold along that axis from there to the end of a block must be
-  /// zeros where a dot reads it.
+  /// size that the other arguments tell. On a GPU, what tensors hold along that axis from there to the end of a block
+  /// must be zeros where a dot reads it.
   std::vector<std::pair<std::string, const std::int64_t*>> device_sizes = {};
 };
 

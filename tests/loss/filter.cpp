@@ -8,6 +8,7 @@
 
 #include "kerf/error.h"
 #include "tests/loss/filter_case.h"
+#include "tests/runtime/allocations.h"
 
 using namespace kerf;
 using namespace kerf::test;
@@ -666,6 +667,29 @@ TEST_CASE("filter: the rule of the largest probability takes rows as they lie, a
     const std::vector<std::string> names = Plan(desc).program_names();
     for (const char* name : {"count_askers", "rate_rows", "place_rows", "move_rows"})
       CHECK(std::count(names.begin(), names.end(), name) == (filter == Filter::mass));
+  }
+}
+
+TEST_CASE("filter: a second call on a CPU allocates no buffers, nor does one with a stash") {
+  for (const Strategy strategy : {Strategy::filtered, Strategy::exact_stash}) {
+    PlanDesc desc = filtered(bf16);
+    desc.strategy = strategy;
+    desc.threads = 1;  // of several, one may take no part in the first call
+    auto x = falling<Host>({100, 1000, 24}, desc);
+    Plan plan(x.desc);
+    if (strategy == Strategy::filtered)
+      x.filter(plan);
+    else
+      x.stash_in(plan.stash_bytes(x.N));
+    const Workspace w(std::max(plan.workspace_bytes(x.N, false), plan.workspace_bytes(x.N, true)));
+    const auto call = [&] {
+      plan.forward(x.forward_args(w));
+      plan.backward(x.backward_args(w));
+    };
+    call();
+    const std::size_t before = aligned_bytes;
+    call();
+    CHECK(aligned_bytes == before);
   }
 }
 

@@ -1,28 +1,9 @@
 #include <doctest/doctest.h>
 
-#include <cstdlib>
 #include <new>
 
+#include "tests/runtime/allocations.h"
 #include "tests/tuner/scripted.h"
-
-namespace {
-thread_local long allocations_left = -1;  // of this thread; negative: any number
-
-void* allocate(std::size_t bytes) {
-  if (allocations_left == 0) throw std::bad_alloc();
-  if (allocations_left > 0) --allocations_left;
-  if (void* p = std::malloc(bytes > 0 ? bytes : 1)) return p;
-  throw std::bad_alloc();
-}
-}  // namespace
-
-// For the whole test program; they fail in the test below alone.
-void* operator new(std::size_t bytes) { return allocate(bytes); }
-void* operator new[](std::size_t bytes) { return allocate(bytes); }
-void operator delete(void* p) noexcept { std::free(p); }
-void operator delete[](void* p) noexcept { std::free(p); }
-void operator delete(void* p, std::size_t) noexcept { std::free(p); }
-void operator delete[](void* p, std::size_t) noexcept { std::free(p); }
 
 using namespace kerf;
 using namespace kerf::test;
