@@ -166,7 +166,8 @@ std::size_t DeviceLoss::workspace(std::int64_t rows, bool backward) const {
 
 std::size_t DeviceLoss::stash_bytes(std::int64_t rows) const {
   if (rows < 0) throw UsageError(fmt::format("Plan: {} rows; their number must not be negative", rows));
-  if (desc_.strategy == Strategy::automatic) return stash_beside(*programs_[0], rows, workspace(rows, true)).bytes;
+  if (desc_.strategy == Strategy::automatic)
+    return stash_beside(*programs_[0], rows, std::max(workspace(rows, true), room_(rows))).bytes;
   std::size_t bytes = 0;
   for (const auto& p : programs_)
     bytes =

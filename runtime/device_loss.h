@@ -15,6 +15,7 @@
 #pragma once
 
 #include <cstddef>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -55,6 +56,8 @@ class DeviceLoss {
   std::size_t workspace(std::int64_t rows, bool backward) const;
   /// Of a stash that holds everything; with Strategy::automatic what workspace_limit has room for.
   std::size_t stash_bytes(std::int64_t rows) const;
+  /// With Strategy::automatic a stash leaves at least so much of workspace_limit for a backward without it.
+  void leave_room(std::function<std::size_t(std::int64_t rows)> room) { room_ = std::move(room); }
   Ranges ranges(std::int64_t rows) const { return ranges(*programs_[0], rows); }
   void forward(const ForwardArgs& args, Stream stream);
   void backward(const BackwardArgs& args, Stream stream);
@@ -104,6 +107,7 @@ class DeviceLoss {
 
   PlanDesc desc_;
   std::shared_ptr<ThreadPool> pool_;
+  std::function<std::size_t(std::int64_t rows)> room_ = [](std::int64_t) { return std::size_t{0}; };
   std::vector<std::unique_ptr<DevicePrograms>> programs_;  // boxed, plain; or plain alone
   std::unique_ptr<DevicePrograms> filtered_;               // null where the plan does not filter
   std::shared_ptr<KnownOrder> order_ = std::make_shared<KnownOrder>();

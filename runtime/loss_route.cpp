@@ -22,6 +22,12 @@ LossRoute::LossRoute(const PlanDesc& desc, std::shared_ptr<ThreadPool> pool, std
     const DeviceBlocks blocks =
         filters(desc) ? filtered_blocks(desc, Target::host(), points) : choose_filter_blocks(shape());
     steps_ = std::make_unique<DeviceLoss>(checked, blocks, pool_, cache, std::move(order));
+    // Where a caller leaves the stash out, the backward is that of this route.
+    steps_->leave_room([this](std::int64_t rows) {
+      const kernels::Blocks& b = programs_.blocks().backward;
+      const Ranges narrowest{blocks_of(desc_.vocabulary, b.v), 1};
+      return lay_out_backward(nullptr, rows, this->shape(), b, narrowest, scratch(true)).bytes;
+    });
   }
 }
 

@@ -258,6 +258,26 @@ TEST_CASE("device loss: sums in parts of the rows take no more than dz, and no m
   }
 }
 
+TEST_CASE("device loss: a vocabulary is cut in parts for de where that fills the last wave of blocks, or the first") {
+  struct {
+    std::int64_t rows, V, D, width, parts;
+  } cases[] = {{8192, 256000, 2304, 250, 2},  // 576 blocks: 4.4 waves of 132, 8.7 in halves
+               {8192, 256000, 2304, 2, 1},    // ranges too narrow for what parts cost
+               {8192, 128256, 4096, 200, 1},  // 1024 blocks: 7.8 waves
+               {8192, 152064, 3584, 200, 1},  // 896 blocks: 6.8 waves
+               {25088, 1000, 768, 4, 1},     {128, 256000, 2304, 1000, 14}};  // 9 blocks, 126 in parts
+  for (const auto& x : cases) {
+    CAPTURE(x.rows);
+    CAPTURE(x.V);
+    CAPTURE(x.width);
+    const PlanDesc desc{.hidden = x.D, .vocabulary = x.V, .dtype = bf16};
+    const auto blocks = runtime::choose_boxed_blocks({x.V, x.D, bf16}, Target::host());
+    const runtime::DevicePrograms programs(desc, blocks, Target::host());
+    const runtime::Ranges ranges{runtime::blocks_of(x.V, blocks.backward.v), x.width};
+    CHECK(runtime::lay_out_device_backward(nullptr, desc, x.rows, programs, ranges).parts == x.parts);
+  }
+}
+
 TEST_CASE("device loss: min_memory at the size of Gemma 2 stays below what it promises") {
   const PlanDesc desc{.hidden = 2304, .vocabulary = 256000, .dtype = bf16, .strategy = Strategy::min_memory};
   const runtime::DeviceLoss loss(desc, runtime::choose_boxed_blocks({256000, 2304, bf16}, Target::host()),
