@@ -176,8 +176,8 @@ class Plan {
   /// The same for calls of so many tokens, with the blocks that these have; none: with those that the default has for
   /// 256 tokens or more.
   void prepare(const std::vector<std::int64_t>& token_counts);
-  /// Bytes of workspace for N tokens, with the blocks that so many have: where wisdom chooses other blocks for fewer
-  /// tokens, those may need more. Memory for several numbers of tokens is the most that any of them asks for.
+  /// Bytes of workspace for N tokens, with the blocks that so many have: where fewer tokens have others, those may need
+  /// more. Memory for several numbers of tokens is the most that any of them asks for.
   std::size_t workspace_bytes(std::int64_t tokens, bool backward) const;
   /// Bytes of a stash that holds everything for N tokens: about those of the logits in desc.dtype. With automatic what
   /// workspace_limit has room for, 0 where that is too little to save time; 0 with a strategy that has no stash.
