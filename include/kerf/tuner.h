@@ -89,9 +89,11 @@ struct TuneReport {
   std::vector<TunePruned> pruned = {};  // the first 1000
   std::int64_t pruned_count = 0;
   std::vector<TuneCandidate> candidates = {};  // as they were taken up
-  std::optional<std::size_t> winner = {};      // of `candidates`; none: nothing ran rightly
-  std::optional<std::size_t> standard = {};    // the default
-  std::string stopped = {};                    // "", "budget", "interrupt", or "fault": nothing measures any more
+  /// Of `candidates` the first in the order of parameters within 2 % of the best, as a Wisdom's winner is; none:
+  /// nothing ran rightly.
+  std::optional<std::size_t> winner = {};
+  std::optional<std::size_t> standard = {};  // the default
+  std::string stopped = {};                  // "", "budget", "interrupt", or "fault": nothing measures any more
   double seconds = 0;
   /// Of these: until something could measure, for code that was not there yet, for answers, for times.
   struct Spent {

@@ -20,13 +20,14 @@ namespace kerf::runtime {
 
 namespace {
 
-constexpr std::size_t first_runs = 3, second_runs = 9, most_runs = 60, finalists = 4, second_most = 8;
+constexpr std::size_t first_runs = 3, second_runs = 6, finalists = 4, second_most = 8;
+constexpr std::size_t least_turns = 9, most_turns = 60;
 constexpr double given_up = 3;  // times the best, after one run
 constexpr std::size_t passed_runs = 2;
 constexpr double passed_over = 1.15;  // times the best, after both
-constexpr double close_enough = 0.005, tie = 0.02;
+constexpr double close_enough = 0.005, tie = 1.02;
 constexpr double drift_limit = 0.05;  // of the default between its first runs and the finals
-constexpr double share_of_first = 0.6, share_of_second = 0.8, share_of_finals = 0.9;  // of the budget
+constexpr double share_of_first = 0.55, share_of_second = 0.7, share_of_finals = 0.9;  // of the budget
 
 class Search {
  public:
@@ -42,6 +43,7 @@ class Search {
  private:
   struct State {
     Samples samples;
+    Samples ratios;       // to the leader of the finals in the same turn
     bool ready = false;   // compiled, and its answers are right
     double first_ms = 0;  // median of the first runs
     std::int64_t rank = 0;
@@ -80,17 +82,25 @@ class Search {
   /// Notes how compiling ended.
   void adopt(std::size_t i, const CandidateCompiler::Result& made);
   void judge(std::size_t i);
-  void run_more(std::vector<std::size_t> these, std::size_t most, double share);
+  void run_second(std::vector<std::size_t> these);
+  /// The best four and the default, side by side from the start: what was measured before may be of a busier time.
   void finals();
-  /// Whoever looks better only since it was measured before the finals is no choice; a later search times it again.
-  void pass_over_lucky(const std::vector<std::size_t>& last);
-  void choose();
+  void run_finals(std::vector<std::size_t> last);
+  /// Runs them in turns until it is known what each takes over the first; false: the first failed.
+  bool race(const std::vector<std::size_t>& these, double share);
+  /// Of a race's candidates those that had turns enough are of the finals; the others keep what was known.
+  void settle_race(const std::vector<std::size_t>& these, const std::vector<Samples>& before);
+  bool raced(std::size_t i) const { return std::find(raced_.begin(), raced_.end(), i) != raced_.end(); }
+  /// Whoever would be chosen only since it was not run beside the others is no choice; a later search times it again.
+  void pass_over_others();
+  /// Of these, the fastest first, the first in the order of parameters within 2 % of the best.
+  std::optional<std::size_t> choice(const std::vector<std::size_t>& order) const;
   /// Leaves out what was never taken up.
   void trim();
   /// Compiled and right; false: it is out.
   bool make_ready(std::size_t i);
-  /// One more run; false: it failed.
-  bool sample(std::size_t i);
+  /// Milliseconds of one more run; nothing: it failed.
+  std::optional<double> sample(std::size_t i);
   void fail(std::size_t i, const Ending& ending);
   void fail(std::size_t i, const std::exception_ptr& error, WisdomStatus otherwise);
   void drop(std::size_t i);
@@ -108,7 +118,7 @@ class Search {
   TuneReport report_;
   std::vector<State> states_;
   std::vector<std::size_t> spilling_;  // compiled, not run
-  std::vector<std::size_t> before_;    // who won before
+  std::vector<std::size_t> raced_;     // in the finals, the leader first
   double seconds_ = 0;
   SearchLog log_;
   std::unique_ptr<CandidateCompiler> compiler_;  // last: it reads the others
@@ -195,13 +205,14 @@ void Search::fail(std::size_t i, const Ending& ending) {
   keep(i);
 }
 
-bool Search::sample(std::size_t i) {
+std::optional<double> Search::sample(std::size_t i) {
   try {
-    states_[i].samples.add(timed(report_.spent.running, [&] { return subject_.run(report_.candidates[i].point); }));
-    return true;
+    const double ms = timed(report_.spent.running, [&] { return subject_.run(report_.candidates[i].point); });
+    states_[i].samples.add(ms);
+    return ms;
   } catch (...) {
     fail(i, std::current_exception(), WisdomStatus::fault);
-    return false;
+    return {};
   }
 }
 
@@ -319,21 +330,77 @@ void Search::run_first() {
   }
 }
 
-void Search::run_more(std::vector<std::size_t> these, std::size_t most, double share) {
-  std::erase_if(these, [&](std::size_t i) { return over(share) || !make_ready(i); });
-  for (std::size_t turn = 0; turn < most && !over(share); ++turn) {
-    bool any = false;
+void Search::run_second(std::vector<std::size_t> these) {
+  std::erase_if(these, [&](std::size_t i) { return over(share_of_second) || !make_ready(i); });
+  for (std::size_t turn = 0; turn < second_runs && !over(share_of_second); ++turn)
     for (const std::size_t i : these) {
-      Samples& s = states_[i].samples;
-      const bool enough = s.size() >= most || (s.size() >= second_runs && s.standard_error() < close_enough);
-      if (enough || report_.candidates[i].status != WisdomStatus::ok) continue;
-      if (over(share)) break;
-      any = sample(i) || any;
+      if (states_[i].samples.size() >= second_runs || report_.candidates[i].status != WisdomStatus::ok) continue;
+      if (over(share_of_second)) break;
+      sample(i);
     }
-    if (!any) break;
-  }
   for (const std::size_t i : these)
     if (report_.candidates[i].status == WisdomStatus::ok && states_[i].samples.size() > 0) settle(i);
+}
+
+bool Search::race(const std::vector<std::size_t>& these, double share) {
+  const std::size_t leader = these[0];
+  for (std::size_t turn = 0;; ++turn) {
+    std::vector<std::size_t> open;
+    for (const std::size_t i : these) {
+      const Samples& s = i == leader ? states_[i].samples : states_[i].ratios;
+      const bool enough = s.size() >= most_turns || (s.size() >= least_turns && s.standard_error() < close_enough);
+      const bool asked = i != leader || these.size() == 1;
+      if (asked && !enough && report_.candidates[i].status == WisdomStatus::ok) open.push_back(i);
+    }
+    if (open.empty()) return true;
+    if (open[0] != leader) open.insert(open.begin(), leader);
+    // There and back: a clock that falls all the while is no one's luck.
+    if (turn % 2 == 1) std::reverse(open.begin(), open.end());
+    std::vector<std::pair<std::size_t, double>> took;
+    double of_leader = 0;
+    for (const std::size_t i : open) {
+      if (over(share)) break;
+      const std::optional<double> ms = sample(i);
+      if (i == leader && !ms) return false;
+      if (i == leader) of_leader = *ms;
+      if (i != leader && ms) took.emplace_back(i, *ms);
+    }
+    if (of_leader > 0)
+      for (const auto& [i, ms] : took) states_[i].ratios.add(ms / of_leader);
+    if (over(share)) return true;
+  }
+}
+
+void Search::settle_race(const std::vector<std::size_t>& these, const std::vector<Samples>& before) {
+  for (std::size_t k = 0; k < these.size(); ++k) {
+    State& s = states_[these[k]];
+    if (report_.candidates[these[k]].status != WisdomStatus::ok) continue;
+    const bool leads = raced_.empty() ? k == 0 : raced_[0] == these[k];
+    if (s.samples.size() >= first_runs && (leads || (!raced_.empty() && s.ratios.size() >= first_runs))) {
+      if (!raced(these[k])) raced_.push_back(these[k]);
+    } else {
+      s.samples = before[k];
+      if (before[k].size() > 0) settle(these[k]);
+    }
+  }
+  for (const std::size_t i : raced_) {
+    if (report_.candidates[i].status != WisdomStatus::ok) continue;
+    settle(i);
+    if (i != raced_[0])
+      report_.candidates[i].median_ms = states_[raced_[0]].samples.median() * states_[i].ratios.median();
+  }
+}
+
+void Search::run_finals(std::vector<std::size_t> last) {
+  std::erase_if(last, [&](std::size_t i) { return over(share_of_finals) || !make_ready(i); });
+  std::vector<Samples> before;
+  for (const std::size_t i : last) before.push_back(std::exchange(states_[i].samples, {}));
+  while (!last.empty() && !race(last, share_of_finals)) {
+    last.erase(last.begin()), before.erase(before.begin());
+    for (const std::size_t i : last) states_[i].samples = states_[i].ratios = {};
+    std::erase_if(last, [&](std::size_t i) { return report_.candidates[i].status != WisdomStatus::ok; });
+  }
+  settle_race(last, before);
 }
 
 void Search::finals() {
@@ -343,7 +410,7 @@ void Search::finals() {
   std::vector<std::size_t> half(order.begin(), order.begin() + static_cast<std::ptrdiff_t>(std::min(
                                                                    order.size(), std::max(half_of_them, finalists))));
   std::erase_if(half, [&](std::size_t i) { return report_.candidates[i].known; });
-  run_more(half, second_runs, share_of_second);
+  run_second(half);
   tell("second runs", states_.size());
 
   order = by_time();
@@ -354,65 +421,54 @@ void Search::finals() {
     last.push_back(*standard);
   for (const std::size_t i : order)
     if (!in_last(i)) drop(i);
-  // Side by side from the start: what was measured before may be of a busier time.
-  std::vector<Samples> before;
-  for (const std::size_t i : last) before.push_back(std::exchange(states_[i].samples, {}));
-  run_more(last, most_runs, share_of_finals);
-  for (std::size_t k = 0; k < last.size(); ++k) {
-    const std::size_t i = last[k];
-    if (report_.candidates[i].status != WisdomStatus::ok || states_[i].samples.size() >= first_runs) continue;
-    states_[i].samples = before[k];
-    if (before[k].size() > 0) settle(i);
-  }
+  run_finals(last);
 
-  // Few runs may have been lucky ones: whoever looks better than the best is timed beside them.
-  for (std::size_t turn = 0; turn < finalists && !over(1); ++turn) {
-    order = by_time();
-    if (order.empty() || in_last(order[0])) break;
-    states_[order[0]].samples = {};
-    run_more({order[0]}, most_runs, 1);
-    last.push_back(order[0]);
+  // Few runs may have been lucky ones: who would be chosen by them is run beside the leader.
+  for (std::size_t turn = 0; turn < finalists && !raced_.empty() && !over(1); ++turn) {
+    const std::optional<std::size_t> late = choice(by_time());
+    if (!late || raced(*late)) break;
+    if (!make_ready(*late)) continue;
+    const std::vector<Samples> before{std::exchange(states_[*late].samples, {})};
+    if (!race({raced_[0], *late}, 1)) break;
+    settle_race({*late}, before);
   }
-  pass_over_lucky(last);
+  pass_over_others();
   bool noisy = false;
   if (standard && states_[*standard].first_ms > 0 && report_.candidates[*standard].median_ms > 0)
     noisy = std::abs(report_.candidates[*standard].median_ms / states_[*standard].first_ms - 1) > drift_limit;
-  for (const std::size_t i : last) {
+  for (const std::size_t i : raced_) {
     TuneCandidate& c = report_.candidates[i];
-    if (c.status != WisdomStatus::ok || c.known) continue;
+    if (c.status != WisdomStatus::ok) continue;
     c.noisy = noisy;
     keep(i);
   }
   tell("finals", states_.size());
 }
 
-void Search::pass_over_lucky(const std::vector<std::size_t>& last) {
-  const TuneCandidate* best = nullptr;
-  for (const std::size_t i : last) {
-    const TuneCandidate& c = report_.candidates[i];
-    if (c.status == WisdomStatus::ok && (best == nullptr || c.median_ms < best->median_ms)) best = &c;
+std::optional<std::size_t> Search::choice(const std::vector<std::size_t>& order) const {
+  std::optional<std::size_t> first;
+  for (const std::size_t i : order) {
+    if (report_.candidates[i].median_ms > report_.candidates[order[0]].median_ms * tie) break;
+    if (!first || report_.candidates[i].point < report_.candidates[*first].point) first = i;
   }
-  for (const std::size_t i : by_time()) {
-    TuneCandidate& c = report_.candidates[i];
-    const bool beside = std::find(last.begin(), last.end(), i) != last.end();
-    if (best == nullptr || beside || c.known || c.median_ms >= best->median_ms) continue;
-    c.status = WisdomStatus::slow;
-    c.reason = "others were faster beside it; they took longer in the finals, which it was not in";
-    keep(i);
-  }
+  return first;
 }
 
-void Search::choose() {
-  const auto order = by_time();
-  if (order.empty()) return;
-  const double limit = report_.candidates[order[0]].median_ms * (1 + tie);
-  const auto place = [&](std::size_t i) {
-    const bool won = std::find(before_.begin(), before_.end(), i) != before_.end();
-    return std::pair(won ? 0 : report_.standard == i ? 1 : 2, states_[i].rank);
-  };
-  for (const std::size_t i : order)
-    if (report_.candidates[i].median_ms <= limit && (!report_.winner || place(i) < place(*report_.winner)))
-      report_.winner = i;
+void Search::pass_over_others() {
+  std::vector<std::size_t> beside = by_time();
+  std::erase_if(beside, [&](std::size_t i) { return !raced(i); });
+  const std::optional<std::size_t> chosen = choice(beside);
+  if (!chosen) return;
+  const double best = report_.candidates[beside[0]].median_ms;
+  for (const std::size_t i : by_time()) {
+    TuneCandidate& c = report_.candidates[i];
+    const bool before = c.median_ms <= best * tie && c.point < report_.candidates[*chosen].point;
+    if (raced(i) || (c.median_ms >= best && !before)) continue;
+    c.status = WisdomStatus::slow;
+    c.reason = c.median_ms < best ? "others were faster beside it; they took longer in the finals, which it was not in"
+                                  : "within 2 % of the best, beside which it was not run";
+    keep(i);
+  }
 }
 
 void Search::trim() {
@@ -436,10 +492,10 @@ TuneReport Search::run() {
   seconds_ = options_.seconds;
   const std::int64_t most = options_.candidates > 0 ? options_.candidates : default_candidates;
   take_up(shortlist(task_, most));
-  before_ = log_.adopt(report_.candidates, options_.again);
+  log_.adopt(report_.candidates, options_.again);
   run_first();
   finals();
-  choose();
+  report_.winner = choice(by_time());
   log_.end();
   compiler_ = nullptr;
   for (std::size_t i = 0; i < states_.size(); ++i) drop(i);

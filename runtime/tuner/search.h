@@ -1,11 +1,15 @@
 // The search: candidates are left out by rules, ranked by a model, compiled in parallel, checked, timed, halved.
 //
 //   first runs   3 of each that comes up, unless the first takes three times the best, or the first two a seventh more
-//   second runs  the better half, at most eight, up to 9
-//   finals       the best 4 and the default in turns, until the median is known to 0.5 % or there are 60; then those
-//                that look better than the best of these, since their few runs may have been lucky
+//   second runs  the better half, at most eight, up to 6 in turns
+//   finals       the best 4 and the default in turns, there and back, until it is known to 0.5 % what each takes over
+//   the
+//                fastest of the second runs in the same turn, or there were 60; then whoever would be chosen by the few
+//                runs it had, beside that one
 //
-// Of those within 2 % of the best the first in a fixed order wins: who won before, the default, the rank by the model.
+// A clock that falls or rises moves all that run in a turn, so finalists are compared by the median of those ratios,
+// and their times are it times the median of that one. Of those within 2 % of the best the first in the order of
+// parameters wins, as where wisdom is looked up.
 #pragma once
 
 #include <exception>

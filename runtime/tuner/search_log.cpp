@@ -14,23 +14,20 @@ SearchLog::SearchLog(const TuneTask& task, const std::string& file) : name_(file
   file_.emplace(file);
 }
 
-std::vector<std::size_t> SearchLog::adopt(std::vector<TuneCandidate>& candidates, bool again) const {
-  std::vector<std::size_t> winners;
+void SearchLog::adopt(std::vector<TuneCandidate>& candidates, bool again) const {
+  if (again) return;
   for (const WisdomRecord& r : known_.records()) {
     if (r.key != task_.key || r.validators != task_.validators) continue;
     const auto point = from_wisdom(r.parameters);
     const auto at = std::find_if(candidates.begin(), candidates.end(),
                                  [&](const TuneCandidate& c) { return point && c.point == *point; });
     if (at == candidates.end()) continue;
-    if (r.winner) winners.push_back(static_cast<std::size_t>(at - candidates.begin()));
-    if (again) continue;
     at->known = true;
     at->median_ms = r.median_ms, at->spread = r.spread, at->samples = r.samples;
     at->status = r.status, at->reason = r.reason, at->noisy = r.noisy;
     constexpr std::int64_t measured = 3;  // and passed over: not given up after its first run
     if (r.status == WisdomStatus::slow && r.samples >= measured) at->status = WisdomStatus::ok, at->reason.clear();
   }
-  return winners;
 }
 
 void SearchLog::keep(const TuneCandidate& c) {

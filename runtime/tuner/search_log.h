@@ -14,8 +14,8 @@ class SearchLog {
  public:
   /// `file` empty: nothing is known and nothing kept. Throws as WisdomAppender does.
   SearchLog(const TuneTask& task, const std::string& file);
-  /// Gives candidates what is known of them, unless all is to be measured anew; which of them won before.
-  std::vector<std::size_t> adopt(std::vector<TuneCandidate>& candidates, bool again) const;
+  /// Gives candidates what is known of them, unless all is to be measured anew.
+  void adopt(std::vector<TuneCandidate>& candidates, bool again) const;
   /// Adds a line, which outlives the process.
   void keep(const TuneCandidate& candidate);
   /// What was measured takes the place of what the file held of it before.

@@ -71,14 +71,26 @@ TEST_SUITE("tuner") {
     CHECK(choice.record->median_ms == 5);
   }
 
-  TEST_CASE("resume: who won before wins a tie") {
-    const WisdomFile file;
-    for (const bool first : {true, false}) {
-      Scripted s;
-      s.ms = [&](std::int64_t x, int) { return x == 5 ? (first ? 9.0 : 10.1) : 10.0; };
-      TuneOptions o = s.options();
-      o.wisdom = file.path;
-      CHECK(winner(search(s.task(8), s, o)) == 5);
+  TEST_CASE("resume: a search and the file it leaves choose alike, also where many are as fast") {
+    std::uint64_t state = 3;
+    const auto noise = [&] {
+      state = state * 6364136223846793005U + 1442695040888963407U;
+      return 1 + 0.03 * static_cast<double>(state >> 33) / 2147483648.0;
+    };
+    for (const double budget : {1000.0, 1.0, 0.5, 0.2}) {
+      const WisdomFile file;
+      for (int turn = 0; turn < 3; ++turn) {
+        Scripted s;
+        s.ms = [&](std::int64_t x, int) { return (10.0 + 0.05 * static_cast<double>((x * 7) % 20)) * noise(); };
+        TuneOptions o = s.options(budget);
+        o.wisdom = file.path;
+        const TuneReport r = search(s.task(20, 12), s, o);
+        const auto found = Wisdom::load(file.path).wisdom.lookup(s.task(20).key, s.task(20).validators);
+        CAPTURE(budget);
+        CAPTURE(turn);
+        REQUIRE(found.record);
+        CHECK(from_wisdom(found.record->parameters) == at(winner(r)));
+      }
     }
   }
 

@@ -22,13 +22,14 @@ TEST_SUITE("tuner") {
     CHECK(s.alive.empty());
   }
 
-  TEST_CASE("search: who is slower by a seventh is dropped after two runs, the best four run until the median is known") {
+  TEST_CASE(
+      "search: who is slower by a seventh is dropped after two runs, the best four run until the ratio is known") {
     Scripted s;
-    s.ms = [](std::int64_t x, int k) { return (10.0 + static_cast<double>(x)) * (k % 2 == 0 ? 1 : 1.02); };
+    s.ms = [](std::int64_t x, int k) { return (10.0 + static_cast<double>(x)) * (k % 2 == (x > 0) ? 1 : 1.02); };
     const TuneReport r = search(s.task(16), s, s.options());
     CHECK(winner(r) == 0);
     for (std::int64_t x = 8; x < 16; ++x) CHECK(candidate(r, x).samples == 2);
-    for (std::int64_t x = 4; x < 8; ++x) CHECK(candidate(r, x).samples == 9);
+    for (std::int64_t x = 4; x < 8; ++x) CHECK(candidate(r, x).samples == 6);
     for (std::int64_t x = 0; x < 4; ++x) CHECK(candidate(r, x).samples > 9);
     for (std::int64_t x = 0; x < 4; ++x) CHECK(candidate(r, x).samples <= 60);
   }
@@ -43,18 +44,40 @@ TEST_SUITE("tuner") {
     CHECK(s.runs[3] == 1);
   }
 
-  TEST_CASE("search: within 2 % the default wins, then the model's choice, then the first of the space") {
+  TEST_CASE("search: within 2 % the first in the order of parameters wins, whatever the default and the model say") {
     Scripted s;
-    s.ms = [](std::int64_t x, int) { return x == 6 ? 10.0 : x == 2 ? 10.15 : 10.19; };
-    CHECK(winner(search(s.task(8, 2), s, s.options())) == 2);
+    s.ms = [](std::int64_t x, int) { return x == 6 ? 10.0 : x == 2 ? 10.15 : x < 2 ? 10.5 : 10.19; };
+    auto task = s.task(8, 4);
+    task.predicted_ms = [](const TunePoint& p) { return p.at("x") == 5 ? 1.0 : 2.0; };
+    CHECK(winner(search(task, s, s.options())) == 2);
     Scripted far;
-    far.ms = [](std::int64_t x, int) { return x == 0 ? 10.5 : x == 6 ? 10.0 : 10.19; };
-    auto task = far.task(8);
-    task.predicted_ms = [](const TunePoint& p) { return p.at("x") == 4 ? 1.0 : 2.0; };
-    CHECK(winner(search(task, far, far.options())) == 4);
-    Scripted plain;
-    plain.ms = far.ms;
-    CHECK(winner(search(plain.task(8), plain, plain.options())) == 1);
+    far.ms = [](std::int64_t x, int) { return x == 0 ? 10.21 : x == 1 ? 10.19 : 10.0; };
+    CHECK(winner(search(far.task(3), far, far.options())) == 1);
+  }
+
+  TEST_CASE("search: a clock that falls is no one's luck in the finals") {
+    Scripted s;  // 5 % slower with every 20 runs, and quick again
+    int runs = 0;
+    s.ms = [&](std::int64_t x, int) {
+      return (x == 3 ? 9.7 : 10.0 + 0.01 * static_cast<double>(x)) * (1 + 0.05 * (runs++ % 20) / 20.0);
+    };
+    const TuneReport r = search(s.task(6), s, s.options());
+    CHECK(winner(r) == 3);
+    const double best = candidate(r, 3).median_ms;
+    for (const TuneCandidate& c : r.candidates)
+      if (c.samples >= 9)
+        CHECK(c.median_ms / best == doctest::Approx(c.point.at("x") == 3 ? 1 : 10.02 / 9.7).epsilon(0.01));
+  }
+
+  TEST_CASE("search: a leader that fails in the finals leaves them to the others") {
+    Scripted s;
+    s.running[0] = [&] {
+      if (s.runs[0] == 8) throw DeviceError("misaligned address");
+    };
+    const TuneReport r = search(s.task(6), s, s.options());
+    CHECK(candidate(r, 0).status == WisdomStatus::fault);
+    CHECK(winner(r) == 1);
+    CHECK(candidate(r, 1).samples >= 9);
   }
 
   TEST_CASE("search: a lucky loser of the first runs is timed again beside the best") {

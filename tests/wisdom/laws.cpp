@@ -82,7 +82,7 @@ TEST_CASE("wisdom: a key has one winner if anything of it is ok, and else none")
   }
 }
 
-TEST_CASE("wisdom: the least median wins, and within 2 % the first in the order of the file") {
+TEST_CASE("wisdom: the least median wins, and within 2 % the first in the order of parameters") {
   CHECK(winner(wisdom_of({a_record(64, 1.1), a_record(128, 1.0), a_record(256, 1.5)})) == 128);
   CHECK(winner(wisdom_of({a_record(64, 1.019), a_record(128, 1.0)})) == 64);
   CHECK(winner(wisdom_of({a_record(64, 1.021), a_record(128, 1.0)})) == 128);
