@@ -124,7 +124,8 @@ void LossChooser::measure(std::int64_t tokens, LossChoice& choice) {
   options.wisdom = user_wisdom_file();
   try {
     const LossTuning tuning = tune_loss(desc_, tokens, options);
-    for (const TuneReport& r : tuning.parts)
+    for (const TuneReport& r : tuning.parts) {
+      choice.notes.insert(choice.notes.end(), r.notes.begin(), r.notes.end());
       for (const LossPart part : {LossPart::forward, LossPart::backward, LossPart::filtered}) {
         if (r.key.part != name_of(part) || !r.winner) continue;
         std::string& from = from_of(choice, part);
@@ -132,6 +133,7 @@ void LossChooser::measure(std::int64_t tokens, LossChoice& choice) {
         choice.points.of(part) = r.candidates[*r.winner].point;
         from = "tuned";
       }
+    }
   } catch (const std::exception& e) {  // a loss that is not tuned is still a loss
     choice.notes.push_back(fmt::format("tuning on first use failed: {}", e.what()));
   }

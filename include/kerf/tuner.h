@@ -94,6 +94,7 @@ struct TuneReport {
   std::optional<std::size_t> winner = {};
   std::optional<std::size_t> standard = {};  // the default
   std::string stopped = {};                  // "", "budget", "interrupt", or "fault": nothing measures any more
+  std::vector<std::string> notes = {};       // records that could not be kept, and why
   double seconds = 0;
   /// Of these: until something could measure, for code that was not there yet, for answers, for times.
   struct Spent {
@@ -113,14 +114,15 @@ struct TuneProgress {
 
 struct TuneOptions {
   double seconds = 10;          // of each search, of tune_loss all together; 0: nothing is measured
-  std::int64_t candidates = 0;  // most that are taken up; 0: 32
+  std::int64_t candidates = 0;  // most that are taken up; 0: 32, of tune_loss on a GPU 96
   /// Bytes that inputs, outputs and workspace may take where the kernels compute; 0: 2 GiB on the CPU, on a GPU half of
   /// what is free.
   std::size_t memory = 0;
   std::stop_token stop = {};  // what is known then is reported
   std::function<void(const TuneProgress&)> progress = {};
   /// Records are appended there as soon as they are known, and what it holds of the same key and machine is not
-  /// measured again, but for finalists. Empty: nothing is read or written.
+  /// measured again, but for finalists. A file that cannot be written is told in the report's notes. Empty: nothing is
+  /// read or written.
   std::string wisdom = {};
   bool again = false;       // measure all anew
   int compile_threads = 0;  // 0: the processors, at most 8

@@ -497,6 +497,7 @@ TuneReport Search::run() {
   finals();
   report_.winner = choice(by_time());
   log_.end();
+  report_.notes = log_.notes();
   compiler_ = nullptr;
   for (std::size_t i = 0; i < states_.size(); ++i) drop(i);
   trim();

@@ -6,12 +6,25 @@
 #include <algorithm>
 #include <chrono>
 
+#include "kerf/error.h"
+
 namespace kerf::runtime {
 
 SearchLog::SearchLog(const TuneTask& task, const std::string& file) : name_(file), task_(task) {
   if (file.empty()) return;
   known_ = Wisdom::load(file).wisdom;
-  file_.emplace(file);
+  attempt([&] { file_.emplace(file); });
+}
+
+template <class Step>
+bool SearchLog::attempt(const Step& step) {
+  try {
+    step();
+    return true;
+  } catch (const Error& e) {
+    notes_.push_back(e.what());
+    return false;
+  }
 }
 
 void SearchLog::adopt(std::vector<TuneCandidate>& candidates, bool again) const {
@@ -31,23 +44,25 @@ void SearchLog::adopt(std::vector<TuneCandidate>& candidates, bool again) const 
 }
 
 void SearchLog::keep(const TuneCandidate& c) {
-  if (!file_) return;
+  if (name_.empty()) return;
   WisdomRecord r;
   r.key = task_.key, r.validators = task_.validators, r.parameters = to_wisdom(c.point);
   r.median_ms = c.median_ms, r.spread = c.spread, r.samples = c.samples, r.predicted_ms = c.predicted_ms;
   // Not noisy: records that are go behind all others, so finalists would behind those that they have beaten.
   r.status = c.status, r.reason = c.reason;
   r.date = fmt::format("{:%Y-%m-%dT%H:%M:%SZ}", fmt::gmtime(std::chrono::system_clock::now()));
-  file_->append(r);
   kept_.push_back(r);
+  // What it lacks then is written at the end, if it can be.
+  if (file_ && !attempt([&] { file_->append(r); })) file_.reset();
 }
 
 void SearchLog::end() {
   file_.reset();
   if (kept_.empty()) return;
-  update_wisdom(name_, [&](Wisdom& all) {
+  const auto replace = [&](Wisdom& all) {
     for (const WisdomRecord& r : kept_) all.replace(r);
-  });
+  };
+  if (attempt([&] { update_wisdom(name_, replace); })) notes_.clear();
 }
 
 }  // namespace kerf::runtime

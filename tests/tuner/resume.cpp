@@ -1,5 +1,7 @@
 #include <doctest/doctest.h>
 
+#include <sys/resource.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -7,6 +9,7 @@
 #include <filesystem>
 
 #include "tests/tuner/scripted.h"
+#include "tests/wisdom/records.h"
 
 using namespace kerf;
 using namespace kerf::test;
@@ -132,5 +135,47 @@ TEST_SUITE("tuner") {
     CHECK(r.candidates.size() == 12);
     for (const std::int64_t x : {4, 5}) CHECK(s.compiled.count(x) == 0);
     for (const std::int64_t x : {6, 7, 11}) CHECK(s.compiled.count(x) == 1);
+  }
+
+  TEST_CASE("resume: a folder that cannot be written and a full disk are told, and the search goes on") {
+    const Folder folder;
+    const std::string inside = folder / "ro", there = inside + "/w.jsonl";
+    std::filesystem::create_directories(inside);
+    REQUIRE(chmod(inside.c_str(), 0555) == 0);
+    const auto searched = [](const std::string& file) {
+      Scripted s;
+      TuneOptions o = s.options();
+      o.wisdom = file;
+      return search(s.task(8), s, o);
+    };
+    const auto in_child = [](const std::function<bool()>& holds) {
+      const pid_t child = fork();
+      if (child == 0) _exit(holds() ? 0 : 1);
+      int status = -1;
+      REQUIRE(waitpid(child, &status, 0) == child);
+      return status == 0;
+    };
+    CHECK(in_child([&] {  // root may write everywhere
+      if (geteuid() == 0 && (setgid(65534) != 0 || setuid(65534) != 0)) return false;
+      const TuneReport r = searched(there);
+      return winner(r) == 0 && r.candidates.size() == 8 && r.notes.size() == 2 &&
+             r.notes[0].find("cannot be opened: Permission denied") != std::string::npos;
+    }));
+    CHECK(Wisdom::load(there).wisdom.records().empty());
+    const std::string small = folder / "small.jsonl";
+    CHECK(in_child([&] {
+      signal(SIGXFSZ, SIG_IGN);
+      const rlimit few{.rlim_cur = 1000, .rlim_max = 1000};
+      if (setrlimit(RLIMIT_FSIZE, &few) != 0) return false;
+      const TuneReport r = searched(small);
+      return winner(r) == 0 && r.candidates.size() == 8 && r.notes.size() == 2 &&
+             r.notes[0].find("cannot be written") != std::string::npos;
+    }));
+    const WisdomRead read = Wisdom::load(small);
+    CHECK(read.problems.empty());
+    CHECK((!read.wisdom.records().empty() && read.wisdom.records().size() < 8));
+    const TuneReport device = searched("/dev/full");
+    CHECK(winner(device) == 0);
+    CHECK(device.notes.at(0).find("is a character device") != std::string::npos);
   }
 }

@@ -96,6 +96,7 @@ void print_part(const TuneReport& r) {
              r.candidates.size(), r.space_size, r.pruned_count, count(WisdomStatus::slow),
              std::ssize(r.candidates) - count(WisdomStatus::ok) - count(WisdomStatus::slow), r.seconds,
              r.stopped.empty() ? "" : ", ended by " + r.stopped);
+  for (const std::string& note : r.notes) fmt::print("{:<9}not kept: {}\n", "", note);
   for (const TuneCandidate& c : r.candidates)
     if (c.status == WisdomStatus::wrong || c.status == WisdomStatus::fault || c.status == WisdomStatus::timeout)
       fmt::print("{:<9}{} {}: {}\n", "", name_of(c.status), describe(c.point), c.reason);
@@ -166,6 +167,8 @@ TuneStudy measure(const TuneVerb& o, const Job& job, const std::string& wisdom, 
 int tune(const TuneVerb& o) {
   const std::vector<Job> jobs = jobs_of(o);
   const std::string wisdom = wisdom_of(o);
+  if (!wisdom.empty())
+    static_cast<void>(WisdomAppender(wisdom));  // refuses what cannot be written while that costs nothing
   const StopOnInterrupt interrupt;
   bool failed = false;
   nlohmann::ordered_json all = nlohmann::ordered_json::array();
@@ -192,7 +195,7 @@ int tune(const TuneVerb& o) {
     bool whole = !study.tuning.parts.empty();
     for (const TuneReport& r : study.tuning.parts) {
       whole = whole && r.winner && r.stopped != "interrupt";
-      failed = failed || !r.winner;
+      failed = failed || !r.winner || !r.notes.empty();
       if (!o.json) print_part(r);
     }
     if (o.missing && whole && !o.dry_run) runtime::forget_miss(user_misses_file(), {job.desc, job.tokens});
@@ -245,10 +248,10 @@ void add_tune(CLI::App& app, Run& run) {
   verb->add_option("--threads", in.threads, "0: KERF_NUM_THREADS, or all processors")
       ->capture_default_str()
       ->check(CLI::Range(0, 4096));
-  verb->add_option("--budget", o.budget, "seconds to measure for, shared out between the parts")
+  verb->add_option("--budget", o.budget, "seconds for all, making the problem among them; the parts share what is left")
       ->capture_default_str()
       ->check(CLI::Range(0.0, 1e6));
-  verb->add_option("--candidates", o.candidates, "most that are tried of a part; 0: 32")
+  verb->add_option("--candidates", o.candidates, "most that are tried of a part; 0: 32, on a GPU 96")
       ->capture_default_str()
       ->check(CLI::Range(std::int64_t{0}, std::int64_t{100000}));
   verb->add_option("--memory", o.memory_mib, "MiB that tuning may take; 0: 2048, on a GPU half of what is free")
@@ -268,6 +271,8 @@ void add_tune(CLI::App& app, Run& run) {
       "Each record is kept as soon as it is known: Ctrl-C, or a machine that goes down, costs one candidate at most, "
       "and\n"
       "what is known is not measured again. Plans find the choice by themselves.\n"
+      "Within 2 % of the best the first in the order of parameters wins. Every candidate there is: --budget 300 "
+      "--candidates 1000\n"
       "Example: kerf tune --model gpt2 --tokens 256,1024 --dtype bf16\n"
       "Example: kerf tune --device cuda --model gemma2-2b --tokens 8192 --dtype bf16 --out study.json");
 }

@@ -61,6 +61,7 @@ ordered_json to_json(const TuneReport& r) {
                      {"compiling", r.spent.compiling},
                      {"checking", r.spent.checking},
                      {"running", r.spent.running}};
+  json["notes"] = r.notes;
   json["winner"] = r.winner ? ordered_json(*r.winner) : ordered_json(nullptr);
   json["default"] = r.standard ? ordered_json(*r.standard) : ordered_json(nullptr);
   return json;
