@@ -112,6 +112,41 @@ TEST_SUITE("tuner") {
     }
   }
 
+  TEST_CASE("load_loss: what takes more than workspace_limit is out, unless the default does too") {
+    PlanDesc desc = runtime::bench_desc({.hidden = 64, .vocabulary = 4096, .dtype = f32, .threads = 1});
+    const auto pool = std::make_shared<ThreadPool>(1);
+    const auto cache = std::make_shared<CodeCache>();
+    const auto least = [&](const TunePoint& point) {
+      PlanDesc tight = desc;
+      tight.workspace_limit = 1;
+      LossBlocks blocks;
+      blocks.backward = to_wisdom(point);
+      return Plan(tight, {.pool = pool, .cache = cache, .wisdom = nullptr, .blocks = blocks})
+          .workspace_bytes(512, true);
+    };
+    const Space space = runtime::loss_space(desc, Target::host(), LossPart::backward);
+    TunePoint large;
+    space.for_each([&](const TunePoint& p) {
+      if (large.empty() && space.refusal(p).empty() && least(p) > least({})) large = p;
+    });
+    REQUIRE(!large.empty());
+    const auto load = [&](const TunePoint& point) {
+      runtime::load_loss(desc, 512, LossPart::backward, {.forward = {}, .backward = point, .filtered = {}}, pool,
+                         cache);
+    };
+    desc.workspace_limit = least({});
+    CHECK_NOTHROW(load({}));
+    try {
+      load(large);
+      FAIL("is out");
+    } catch (const runtime::TuneFailure& e) {
+      CHECK(e.status == WisdomStatus::resources);
+      CHECK(e.reason.starts_with("needs a workspace of "));
+    }
+    desc.workspace_limit = 1;
+    CHECK_NOTHROW(load(large));
+  }
+
   TEST_CASE("tune_loss: memory that does not hold the problem is an error that says how much") {
     TuneOptions o = quick();
     o.memory = 1 << 20;
