@@ -294,8 +294,10 @@ void Search::run_first() {
   timed(report_.spent.waiting, [&] { subject_.wait_ready(); });
   begun_ = clock();
   seconds_ = task_.seconds ? task_.seconds() : options_.seconds;
+  // So few have no second runs.
+  const auto share_of = [](std::size_t taken) { return taken < finalists ? share_of_second : share_of_first; };
   std::size_t taken = 0, first = 0, end = 0;  // what is not taken up is not reported
-  for (; taken < states_.size() && (taken == 0 ? !interrupted() && seconds_ > 0 : !over(share_of_first)); ++taken) {
+  for (; taken < states_.size() && (taken == 0 ? !interrupted() && seconds_ > 0 : !over(share_of(taken))); ++taken) {
     if (taken == end && !subject_.overlaps()) {
       compiler_ = std::make_unique<CandidateCompiler>(subject_, points(taken, width), width);
       first = taken, end = taken + compiler_->size();
@@ -304,9 +306,9 @@ void Search::run_first() {
       });
     }
     // The default is timed however long compiling takes.
-    const auto give_up = [&] { return taken > 0 && over(share_of_first); };
+    const auto give_up = [&] { return taken > 0 && over(share_of(taken)); };
     if (!timed(report_.spent.compiling, [&] { return compiler_->wait(taken - first, give_up); })) break;
-    if (taken > 0 && over(share_of_first)) break;
+    if (taken > 0 && over(share_of(taken))) break;
     adopt(taken, (*compiler_)[taken - first]);
     const TuneCandidate& c = report_.candidates[taken];
     if (!c.known && c.status == WisdomStatus::ok && report_.stopped != "fault") judge(taken);
@@ -410,7 +412,7 @@ void Search::finals() {
   std::vector<std::size_t> half(order.begin(), order.begin() + static_cast<std::ptrdiff_t>(std::min(
                                                                    order.size(), std::max(half_of_them, finalists))));
   std::erase_if(half, [&](std::size_t i) { return report_.candidates[i].known; });
-  run_second(half);
+  if (order.size() > finalists) run_second(half);
   tell("second runs", states_.size());
 
   order = by_time();
