@@ -397,10 +397,10 @@ void Search::run_finals(std::vector<std::size_t> last) {
   std::erase_if(last, [&](std::size_t i) { return over(share_of_finals) || !make_ready(i); });
   std::vector<Samples> before;
   for (const std::size_t i : last) before.push_back(std::exchange(states_[i].samples, {}));
-  while (!last.empty() && !race(last, share_of_finals)) {
+  const auto failed = [&](std::size_t i) { return report_.candidates[i].status != WisdomStatus::ok; };
+  while (!last.empty() && (failed(last[0]) || !race(last, share_of_finals))) {
     last.erase(last.begin()), before.erase(before.begin());
     for (const std::size_t i : last) states_[i].samples = states_[i].ratios = {};
-    std::erase_if(last, [&](std::size_t i) { return report_.candidates[i].status != WisdomStatus::ok; });
   }
   settle_race(last, before);
 }

@@ -78,6 +78,19 @@ TEST_SUITE("tuner") {
     CHECK(candidate(r, 0).status == WisdomStatus::fault);
     CHECK(winner(r) == 1);
     CHECK(candidate(r, 1).samples >= 9);
+    Scripted several;  // and so does another, before it
+    several.running[1] = [&] {
+      if (several.runs[1] == 6) throw DeviceError("misaligned address");
+    };
+    several.running[0] = [&] {
+      if (several.runs[0] == 8) throw DeviceError("misaligned address");
+    };
+    several.ms = [](std::int64_t x, int) { return 10.0 + 0.3 * static_cast<double>(x); };
+    const TuneReport left = search(several.task(8), several, several.options());
+    CHECK(candidate(left, 1).status == WisdomStatus::fault);
+    CHECK(winner(left) == 2);
+    CHECK(candidate(left, 2).median_ms == doctest::Approx(10.6));
+    CHECK(candidate(left, 3).median_ms == doctest::Approx(10.9));
   }
 
   TEST_CASE("search: a lucky loser of the first runs is timed again beside the best") {
