@@ -4,6 +4,7 @@
 #include <array>
 #include <cmath>
 #include <cstring>
+#include <numbers>
 #include <numeric>
 
 namespace kerf::runtime {
@@ -12,8 +13,11 @@ namespace {
 
 constexpr std::int64_t sampled = 64;        // rows, and columns
 constexpr double products_of_thread = 4e9;  // of sampled rows with the vocabulary: about a second
-constexpr float deviation = 2;              // of the logits
-constexpr float slope = 1.35F;              // of their bias over the logarithm of the rank
+// Of the logits: what is each one's own, a bias that falls with the logarithm of the rank, and what a row likes of the
+// vocabulary, alike for neighbours in rank. Together they let wider blocks ask for little more, as a trained model's
+// do.
+constexpr float deviation = 0.5F, slope = 1.6F, liking = 5;
+constexpr std::int64_t alike = 1024;
 
 /// splitmix64: numbers by seed and place, so that threads can share the work.
 class Random {
@@ -129,13 +133,20 @@ LossProblem make_problem(std::int64_t tokens, std::int64_t hidden, std::int64_t 
   const std::int64_t row_bytes = hidden * size_of(dtype);
   const auto width = static_cast<std::size_t>(hidden);
   const float scale = deviation / std::sqrt(static_cast<float>(hidden));
-  // The first coordinate of e is 1 and carries the bias.
+  // The first coordinate of e is 1 and carries the bias; the next two are a direction that a row likes, if there are
+  // more.
+  const bool likes = hidden > 3;
+  const auto direction = [&](std::vector<float>& row, std::uint64_t stream, std::int64_t of, float length) {
+    const double angle = 2 * std::numbers::pi * Random(stream, static_cast<std::uint64_t>(of)).uniform();
+    row[1] = length * static_cast<float>(std::cos(angle)), row[2] = length * static_cast<float>(std::sin(angle));
+  };
   pool.run(tokens, [&](std::int64_t begin, std::int64_t end, int) {
     std::vector<float> row(width);
     for (std::int64_t n = begin; n < end; ++n) {
       Random random(1, static_cast<std::uint64_t>(n));
       for (float& x : row) x = random.bell();
       row[0] = 1;
+      if (likes) direction(row, 4, n, liking);
       store(row, dtype, p.e.get() + n * row_bytes);
     }
   });
@@ -145,6 +156,7 @@ LossProblem make_problem(std::int64_t tokens, std::int64_t hidden, std::int64_t 
       Random random(2, static_cast<std::uint64_t>(rank));
       for (float& x : row) x = scale * random.bell();
       row[0] = -slope * std::log(static_cast<float>(rank + 1));
+      if (likes) direction(row, 5, rank / alike, 1);
       store(row, dtype, p.c.get() + token_of(rank, vocabulary) * row_bytes);
     }
   });
