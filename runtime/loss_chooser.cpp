@@ -125,7 +125,8 @@ void LossChooser::measure(std::int64_t tokens, LossChoice& choice) {
   try {
     const LossTuning tuning = tune_loss(desc_, tokens, options);
     for (const TuneReport& r : tuning.parts) {
-      choice.notes.insert(choice.notes.end(), r.notes.begin(), r.notes.end());
+      for (const std::string& note : r.notes)
+        if (std::ranges::find(choice.notes, note) == choice.notes.end()) choice.notes.push_back(note);
       for (const LossPart part : {LossPart::forward, LossPart::backward, LossPart::filtered}) {
         if (r.key.part != name_of(part) || !r.winner) continue;
         std::string& from = from_of(choice, part);

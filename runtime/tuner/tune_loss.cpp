@@ -20,7 +20,7 @@ using runtime::LossPart;
 constexpr int most_compilers = 8;
 constexpr std::int64_t most_on_gpu = 96;  // where processes compile beside what measures
 constexpr std::int64_t most_ahead = 12;   // of the next part, compiled while this one's finalists are timed
-constexpr double reserve = 0.03;          // of the budget: processes end
+constexpr double reserve = 0.05;          // of the budget: processes end
 
 /// Of the time: what one run takes, and how many candidates there are.
 double share_of(LossPart part) { return part == LossPart::forward ? 2 : 3; }

@@ -36,7 +36,7 @@ TEST_CASE("cache cuda: a kept cubin is loaded without lowering or translating, a
   const NewFolder at;
   const Fake fake;
   fake->registers = 72;
-  const cuda::Driver& d = *cuda::Driver::open();
+  const auto driver = cuda::Driver::open();
   {
     const Kernel cold = compiled(cache_in(at / "kerf"));
     CHECK(cold.resources().jit_ms > 0);
@@ -52,7 +52,7 @@ TEST_CASE("cache cuda: a kept cubin is loaded without lowering or translating, a
   CHECK(fake->calls["cuModuleLoadDataEx"] == 2);
   CHECK(fake->cubins == 2);
   CHECK(cache->status().compiled == 0);
-  CHECK(d.version() == 13000);
+  CHECK(driver->version() == 13000);
 
   const auto device = cuda::Device::open(0);
   const ir::Program program = scale(2).ir();

@@ -1,6 +1,8 @@
 // What a plan does about blocks that wisdom does not have.
 #include <doctest/doctest.h>
 
+#include <algorithm>
+
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -157,11 +159,22 @@ TEST_SUITE("tuner") {
 
   TEST_CASE("modes: tuning on first use that fails leaves the default and a note") {
     const Home home;
-    const Variable nowhere("KERF_WISDOM", "/proc/nowhere/wisdom.jsonl");
-    const PlanReport report = Plan(small(Tuning::on_first_use)).report(64);
+    PlanDesc desc = small(Tuning::on_first_use);
+    desc.hidden = 4096, desc.vocabulary = 1 << 30;  // no machine holds its c
+    const PlanReport report = Plan(desc).report(64);
     CHECK(report.forward_from == "default");
     REQUIRE(report.notes.size() == 1);
     CHECK(report.notes[0].starts_with("tuning on first use failed: "));
+  }
+
+  TEST_CASE("modes: what is tuned on first use and cannot be kept is used, and notes say so") {
+    const Home home;
+    const Variable nowhere("KERF_WISDOM", "/proc/nowhere/wisdom.jsonl");
+    const PlanReport report = Plan(small(Tuning::on_first_use)).report(64);
+    CHECK(report.forward_from == "tuned");
+    CHECK(std::ranges::count_if(report.notes, [](const std::string& note) {
+            return note.starts_with("wisdom: /proc/nowhere cannot be made: ");
+          }) == 1);
   }
 
   TEST_CASE("modes: nothing is tuned while the call's stream is captured") {
