@@ -76,8 +76,8 @@ DeviceLoss::DeviceLoss(const PlanDesc& desc, const DeviceBlocks& blocks, std::sh
     programs_.push_back(std::make_unique<DevicePrograms>(desc, blocks, Target::host(), false, std::move(cache)));
 }
 
-bool DeviceLoss::filters_with(const TensorRef& c) const {
-  if (!filtered_) return false;
+bool DeviceLoss::filters_with(const TensorRef& c, std::int64_t rows) const {
+  if (!filters(rows)) return false;
   return boxes_fit(c) || !filtered_->blocks().boxed || filtered_->copies_c();
 }
 
@@ -159,7 +159,7 @@ std::size_t DeviceLoss::workspace(std::int64_t rows, bool backward) const {
   if (rows < 0) throw UsageError(fmt::format("Plan: {} rows; their number must not be negative", rows));
   std::size_t bytes = 0;
   for (const auto& p : programs_) bytes = std::max(bytes, workspace(*p, rows, backward));
-  if (filtered_) bytes = std::max(bytes, workspace(*filtered_, rows, backward));
+  if (filters(rows)) bytes = std::max(bytes, workspace(*filtered_, rows, backward));
   if (bytes == too_large) throw UsageError(fmt::format("Plan: the workspace for {} rows passes 2^63 bytes", rows));
   return bytes;
 }
@@ -227,7 +227,7 @@ void DeviceLoss::forward(const ForwardArgs& a, Stream stream) {
       desc_, a, [&](std::int64_t rows) { return workspace(rows, false); }, shape_of_block_lse());
   if (desc_.check_labels) check_on_host(labels, name, stream);
   if (!loss.given() && !lse.given() && !block_lse.given() && !stash.given()) return;
-  const bool filtered = block_lse.given() && filters_with(given_c);
+  const bool filtered = block_lse.given() && filters_with(given_c, labels.rows);
   if (filtered) require_given_order(name);
   if (block_lse.given() && !filtered)
     Call{*this, *filtered_, stream}.run(DeviceProgram::forget_masses, {.tensors = {{"block_lse", block_lse}}});
@@ -308,7 +308,8 @@ void DeviceLoss::backward(const BackwardArgs& a, Stream stream) {
   const auto& [e, given_c, labels, lse, grad_loss, de, dc, block_lse, stash, memory, bytes, name] = checked;
   if (desc_.check_labels) check_on_host(labels, name, stream);
   if (!de.given() && !dc.given()) return;
-  if (block_lse.given() && filters_with(given_c)) return filtered_backward(checked, a.accumulate_dc, stream);
+  if (block_lse.given() && filters_with(given_c, labels.rows))
+    return filtered_backward(checked, a.accumulate_dc, stream);
   if (block_lse.given()) {
     auto* figures = reinterpret_cast<FilterFigures*>(memory);
     const Call call{*this, *filtered_, stream};

@@ -64,6 +64,10 @@ class DeviceLoss {
 
   /// Of a plan that filters.
   bool filters() const { return filtered_ != nullptr; }
+  /// Whether calls of so many rows with block_lse do.
+  bool filters(std::int64_t rows) const {
+    return filtered_ && kerf::runtime::filters(desc_, filtered_->copies_c(), rows);
+  }
   DevicePrograms& filtered_programs() { return *filtered_; }
   FilterRanges filter_ranges(std::int64_t rows) const;
   std::array<std::int64_t, 2> block_lse_shape(std::int64_t rows) const;
@@ -90,7 +94,7 @@ class DeviceLoss {
   StashSpace stash_space(const TensorRef& stash, const DevicePrograms& p, std::int64_t rows, const std::string& call,
                          bool needed) const;
   /// Whether calls with this c can be filtered: not where boxes cannot read it and it is not copied.
-  bool filters_with(const TensorRef& c) const;
+  bool filters_with(const TensorRef& c, std::int64_t rows) const;
   BlockLseShape shape_of_block_lse() const;
   /// Waits for the stream.
   void read_back(void* to, const void* from, std::size_t bytes, Stream stream) const;

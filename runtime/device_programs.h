@@ -92,6 +92,9 @@ enum class DeviceProgram : std::uint8_t {
 inline constexpr std::size_t device_programs = 73;
 /// Whether a plan filters.
 bool filters(const PlanDesc& desc);
+/// Whether calls of so many rows do, of a plan that filters: unless that was asked for by name, not where rows are too
+/// few to pay for copies of c in the order of its vocabulary.
+bool filters(const PlanDesc& desc, bool copies_c, std::int64_t rows);
 /// Whether rows are put together that ask for the same blocks: the rule of the largest probability takes them as they
 /// lie.
 bool groups_rows(const PlanDesc& desc);

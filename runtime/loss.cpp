@@ -180,7 +180,7 @@ struct Plan::Impl {
     measured.wait(lock, [&] { return !in_measurement.contains(bucket); });
     if (const auto at = chosen.find(bucket); at != chosen.end()) return at->second;
     Chosen c{.choice = chooser.choose(bucket), .route = nullptr};
-    if (chooser.would_measure(c.choice)) {
+    if (chooser.would_measure(c.choice, bucket)) {
       if (captured(stream))
         c.choice.notes.emplace_back("the stream is being captured, so nothing was tuned; prepare the plan before");
       else
@@ -226,10 +226,10 @@ void Plan::prepare() { prepare({}); }
 void Plan::prepare(const std::vector<std::int64_t>& token_counts) {
   Impl& p = *impl_;
   const auto pool = p.pool ? p.pool : std::make_shared<ThreadPool>(p.desc.threads);
-  if (token_counts.empty()) return p.standard->prepare(*pool);
+  if (token_counts.empty()) return p.standard->prepare(*pool, runtime::many_rows);
   for (const std::int64_t tokens : token_counts) {
     if (tokens < 0) throw UsageError(fmt::format("Plan::prepare: {} rows; their number must not be negative", tokens));
-    p.route(tokens).prepare(*pool);
+    p.route(tokens).prepare(*pool, tokens);
   }
 }
 
@@ -243,22 +243,23 @@ PlanReport Plan::report(std::int64_t tokens) const {
   const Impl::Chosen& chosen = impl_->chosen_for(tokens);
   runtime::LossRoute& p = *chosen.route;
   PlanReport r;
+  const bool filtered = p.filter() && p.filter()->filters(tokens);
   r.stash = stash_bytes(tokens);
   r.strategy = p.desc().strategy != Strategy::automatic ? p.desc().strategy
-               : p.filter()                             ? Strategy::filtered
+               : filtered                               ? Strategy::filtered
                : r.stash > 0                            ? Strategy::exact_stash
                                                         : Strategy::exact_recompute;
   r.forward_workspace = workspace_bytes(tokens, false);
   r.backward_workspace = workspace_bytes(tokens, true);
   const bool in_steps = p.in_steps(tokens);
-  if (p.filter())
+  if (filtered)
     r.ranges = static_cast<int>(p.filter()->filter_ranges(tokens).count());
   else if (tokens > 0)
     r.ranges = (in_steps ? p.stepped()->ranges(tokens) : p.ranges(tokens, p.limit(tokens))).count();
   r.threads = impl_->pool ? p.pool().size() : 1;
   r.blocks = p.forward_blocks(tokens);
-  r.forward_from = p.filter() ? chosen.choice.filtered_from : chosen.choice.forward_from;
-  r.backward_from = p.filter() ? chosen.choice.filtered_from : chosen.choice.backward_from;
+  r.forward_from = filtered ? chosen.choice.filtered_from : chosen.choice.forward_from;
+  r.backward_from = filtered ? chosen.choice.filtered_from : chosen.choice.backward_from;
   r.notes = chosen.choice.notes;
   return r;
 }
@@ -416,7 +417,7 @@ FilterReport Plan::filter_report(const TensorRef& workspace, Stream stream) cons
 
 std::vector<std::string> Plan::program_names() const {
   std::vector<std::string> names;
-  if (const runtime::DevicePrograms* programs = impl_->standard->main_programs())
+  if (const runtime::DevicePrograms* programs = impl_->standard->main_programs(runtime::many_rows))
     for (runtime::DeviceProgram w : programs->all()) names.emplace_back(runtime::DevicePrograms::name(w));
   else
     for (LossProgram w : impl_->standard->programs().all()) names.emplace_back(runtime::LossPrograms::name(w));
@@ -424,7 +425,7 @@ std::vector<std::string> Plan::program_names() const {
 }
 
 std::string Plan::emit(const std::string& program, Stage stage, const Target& target) const {
-  if (const runtime::DevicePrograms* programs = impl_->standard->main_programs()) {
+  if (const runtime::DevicePrograms* programs = impl_->standard->main_programs(runtime::many_rows)) {
     for (runtime::DeviceProgram w : programs->all())
       if (runtime::DevicePrograms::name(w) == program)
         return kerf::emit(programs->record(w), stage, target, programs->schedule(w));

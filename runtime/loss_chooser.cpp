@@ -107,14 +107,14 @@ void LossChooser::fill_in_default(std::int64_t tokens, LossChoice& choice) const
     if (TunePoint& p = choice.points.of(part); p.empty()) p = default_point(desc_, target_, part, tokens);
 }
 
-bool LossChooser::lacks(const LossChoice& choice) const {
+bool LossChooser::lacks(const LossChoice& choice, std::int64_t tokens) const {
   const auto settled = [](const std::string& from) { return from == "wisdom" || from == "given"; };
   return !settled(choice.forward_from) || !settled(choice.backward_from) ||
-         (has_part(desc_, LossPart::filtered) && !settled(choice.filtered_from));
+         (has_part(desc_, target_, LossPart::filtered, tokens) && !settled(choice.filtered_from));
 }
 
-bool LossChooser::would_measure(const LossChoice& choice) const {
-  return tuning_ == Tuning::on_first_use && lacks(choice);
+bool LossChooser::would_measure(const LossChoice& choice, std::int64_t tokens) const {
+  return tuning_ == Tuning::on_first_use && lacks(choice, tokens);
 }
 
 void LossChooser::measure(std::int64_t tokens, LossChoice& choice) {
@@ -144,7 +144,7 @@ LossChoice LossChooser::choose(std::int64_t tokens) {
   LossChoice choice;
   look_up_all(tokens, choice);
   fill_in_default(tokens, choice);
-  if (tuning_ == Tuning::record && lacks(choice))
+  if (tuning_ == Tuning::record && lacks(choice, tokens))
     if (const std::string file = user_misses_file(); file.empty() || !note_miss(file, desc_, tokens))
       choice.notes.push_back(fmt::format("'{}' cannot be written, so what wisdom lacks is not noted", file));
   return choice;

@@ -31,7 +31,7 @@ class LossChooser {
   /// Asks wisdom, and with Tuning::record notes what it lacks.
   LossChoice choose(std::int64_t tokens);
   /// Whether measure() would find better: with Tuning::on_first_use, where wisdom lacks a part.
-  bool would_measure(const LossChoice& choice) const;
+  bool would_measure(const LossChoice& choice, std::int64_t tokens) const;
   /// Measures the parts that wisdom lacks, which takes as long as PlanDesc::tuning_seconds says. The one member that
   /// several threads may call, also while others are in use; one after the other, so that none times another's search.
   void measure(std::int64_t tokens, LossChoice& choice);
@@ -44,7 +44,7 @@ class LossChooser {
   /// On the CPU: of few tokens the default has shorter blocks than the one that an empty point stands for.
   void fill_in_default(std::int64_t tokens, LossChoice& choice) const;
   /// Whether a part was neither given nor found in the bucket.
-  bool lacks(const LossChoice& choice) const;
+  bool lacks(const LossChoice& choice, std::int64_t tokens) const;
   const WisdomLayers& layers();
   WisdomKey key(LossPart part, std::int64_t tokens);
 

@@ -259,6 +259,12 @@ DeviceBlocks filtered_blocks(const PlanDesc& desc, const Target& target, const L
 
 bool has_part(const PlanDesc& desc, LossPart part) { return part != LossPart::filtered || filters(desc); }
 
+bool has_part(const PlanDesc& desc, const Target& target, LossPart part, std::int64_t tokens) {
+  if (part != LossPart::filtered) return true;
+  return filters(desc) &&
+         filters(desc, DevicePrograms(desc, filtered_blocks(desc, target, {}), target, true).copies_c(), tokens);
+}
+
 Space loss_space(const PlanDesc& desc, const Target& target, LossPart part) {
   return target.is_cuda() ? gpu_space(desc, target, part) : host_space(desc, target, part);
 }

@@ -29,6 +29,8 @@ DeviceBlocks filtered_blocks(const PlanDesc& desc, const Target& target, const L
 
 /// Whether a plan has the part at all.
 bool has_part(const PlanDesc& desc, LossPart part);
+/// Whether calls of so many tokens come to it.
+bool has_part(const PlanDesc& desc, const Target& target, LossPart part, std::int64_t tokens);
 /// The parameters of a part and their rules, which depend on neither the number of tokens nor the machine's load.
 Space loss_space(const PlanDesc& desc, const Target& target, LossPart part);
 /// What the default comes to for so many tokens.

@@ -36,8 +36,8 @@ DeviceLoss* LossRoute::filter() const {
   return loss && loss->filters() ? loss : nullptr;
 }
 
-DevicePrograms* LossRoute::main_programs() const {
-  if (filter()) return &filter()->filtered_programs();
+DevicePrograms* LossRoute::main_programs(std::int64_t rows) const {
+  if (filter() && filter()->filters(rows)) return &filter()->filtered_programs();
   return stepped() ? &stepped()->programs() : nullptr;
 }
 
@@ -83,18 +83,21 @@ std::size_t LossRoute::workspace(std::int64_t rows, bool backward) {
 }
 
 std::string LossRoute::forward_blocks(std::int64_t rows) const {
-  const kernels::Blocks& b = in_steps(rows) ? main_programs()->blocks().forward : programs_.blocks().forward;
+  const kernels::Blocks& b = in_steps(rows) ? main_programs(rows)->blocks().forward : programs_.blocks().forward;
   return fmt::format("n={} v={} d={}", b.n, b.v, b.d);
 }
 
-void LossRoute::prepare(ThreadPool& pool) {
+void LossRoute::prepare(ThreadPool& pool, std::int64_t rows) {
   const auto compile_all = [&](auto& programs) {
     const auto all = programs.all();
     pool.run(std::ssize(all), [&](std::int64_t begin, std::int64_t end, int) {
       for (std::int64_t i = begin; i < end; ++i) programs.kernel(all[static_cast<std::size_t>(i)]);
     });
   };
-  if (DevicePrograms* programs = main_programs())
+  if (filter() && !filter()->filters(rows))  // what such calls make of block_lse
+    for (const DeviceProgram w : {DeviceProgram::forget_masses, DeviceProgram::keep_all})
+      filter()->filtered_programs().kernel(w);
+  if (DevicePrograms* programs = main_programs(rows))
     compile_all(*programs);
   else
     compile_all(programs_);

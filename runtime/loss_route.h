@@ -13,6 +13,9 @@
 
 namespace kerf::runtime {
 
+/// More than any choice by the number of rows asks for.
+inline constexpr std::int64_t many_rows = 1 << 20;
+
 class LossRoute {
  public:
   /// `order` is the plan's, whatever the blocks.
@@ -34,8 +37,8 @@ class LossRoute {
   }
   /// What filters, or null.
   DeviceLoss* filter() const;
-  /// Those of a filtered call or one with a stash, or of any on a device; null: `programs`.
-  DevicePrograms* main_programs() const;
+  /// Those of a filtered call of so many rows or one with a stash, or of any on a device; null: `programs`.
+  DevicePrograms* main_programs(std::int64_t rows) const;
 
   kernels::Shape shape() const { return {desc_.vocabulary, desc_.hidden, desc_.dtype}; }
   /// Of the vocabulary, in the forward.
@@ -49,8 +52,8 @@ class LossRoute {
   std::size_t workspace(std::int64_t rows, bool backward);
   /// "n=256 v=256 d=256"
   std::string forward_blocks(std::int64_t rows) const;
-  /// Compiles everything, on `pool` at once.
-  void prepare(ThreadPool& pool);
+  /// Compiles everything that calls of so many rows need, on `pool` at once.
+  void prepare(ThreadPool& pool, std::int64_t rows);
 
  private:
   PlanDesc desc_;

@@ -34,7 +34,8 @@ enum class Strategy : std::uint8_t { automatic, exact_recompute, min_memory, fil
 /// Which tiles (a block of rows by a block of the vocabulary) of dz a filtered backward leaves out. mass: those in
 /// which no row has its target, nor probabilities that add up to filter_threshold. largest: those in which no row has
 /// its target, nor a probability of filter_threshold (the rule of cut-cross-entropy, without a correction, to compare
-/// with). automatic: mass with bf16 and f16 and a vocabulary of at least 16384, or with Strategy::filtered; else off.
+/// with). automatic: mass with bf16 and f16 and a vocabulary of at least 16384, or with Strategy::filtered; else off;
+/// on a GPU calls of fewer than 512 tokens, which would not pay for copies of c in an order, are exact as well.
 enum class Filter : std::uint8_t { automatic, off, mass, largest };
 /// The order in which tokens of the vocabulary form blocks. Few tiles matter, and the correction of the others is good,
 /// where tokens of a block are alike. automatic: by c times the mean of e, found in the first call and kept;

@@ -54,11 +54,12 @@ void add_seed(runtime::TuneTask& task, const runtime::LossPoints& chosen) {
   task.seeds.insert(task.seeds.begin(), point);
 }
 
-std::vector<LossPart> parts_of(const PlanDesc& desc) {
+std::vector<LossPart> parts_of(const PlanDesc& desc, std::int64_t tokens) {
   if (desc.device.type == DeviceType::cpu && desc.strategy == Strategy::dense)
     throw UsageError("tune_loss: strategy is dense, whose blocks on the cpu are fixed; tune exact_recompute");
   std::vector<LossPart> parts = {LossPart::forward, LossPart::backward};
-  if (runtime::has_part(desc, LossPart::filtered)) parts.push_back(LossPart::filtered);
+  if (runtime::has_part(desc, runtime::target_of(desc), LossPart::filtered, tokens))
+    parts.push_back(LossPart::filtered);
   return parts;
 }
 
@@ -87,7 +88,7 @@ LossTuning tune_loss(const PlanDesc& asked, std::int64_t tokens, const TuneOptio
   if (tokens < 1) throw UsageError(fmt::format("tune_loss: {} tokens; tune for at least one", tokens));
   const PlanDesc desc = runtime::bench_desc(asked);
   static_cast<void>(Plan(desc, {.pool = std::make_shared<ThreadPool>(1)}));  // refuses what makes no sense
-  const std::vector<LossPart> parts = parts_of(desc);
+  const std::vector<LossPart> parts = parts_of(desc, token_bucket(tokens));
   const std::int64_t rounded = token_bucket(tokens);
   const bool on_gpu = desc.device.type == DeviceType::cuda;
   const auto seconds_since = [&, start = clock_of(options)] { return clock_of(options) - start; };

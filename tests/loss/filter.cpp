@@ -78,6 +78,37 @@ TEST_CASE_TEMPLATE("filter: a c that boxes cannot read is not filtered, or copie
   }
 }
 
+TEST_CASE_TEMPLATE("filter: rows too few to pay for copies of c are not filtered, unless that was asked for", On, Steps,
+                   Gpu) {
+  if (!On::here()) return;
+  for (Filter filter : {Filter::automatic, Filter::mass})
+    for (std::int64_t rows : {511, 512}) {
+      CAPTURE(name_of(filter));
+      CAPTURE(rows);
+      PlanDesc desc = filtered(bf16, Order::automatic);
+      desc.filter = filter, desc.strategy = Strategy::automatic;
+      auto x = falling<On>({rows, 16384, 24}, desc);
+      typename On::Runner plan(x.desc);
+      const FilterReport report = run_filtered(x, plan);
+      CHECK((report.kept == report.tiles) == (filter == Filter::automatic && rows == 511));
+      x.check();
+    }
+}
+
+TEST_CASE("filter: what a plan reports and reserves is of the calls of so many rows") {
+  const auto reported = [](std::int64_t rows, Filter filter, Order order) {
+    const runtime::DeviceLoss loss(
+        {.hidden = 64, .vocabulary = 100000, .dtype = bf16, .filter = filter, .order = order},
+        runtime::choose_boxed_blocks({100000, 64, bf16}, Target::host()),
+        runtime::choose_plain_blocks({100000, 64, bf16}), std::make_shared<ThreadPool>(1));
+    return std::pair(loss.filters(rows), loss.workspace(rows, false) > 100000 * 64 * sizeof(std::uint16_t));
+  };
+  CHECK(reported(511, Filter::automatic, Order::automatic) == std::pair(false, false));
+  CHECK(reported(512, Filter::automatic, Order::automatic) == std::pair(true, true));
+  CHECK(reported(1, Filter::mass, Order::automatic) == std::pair(true, true));
+  CHECK(reported(1, Filter::automatic, Order::identity) == std::pair(true, false));
+}
+
 TEST_CASE_TEMPLATE("filter: any order of the vocabulary gives gradients of the same tokens", On, Host, Steps, Gpu) {
   if (!On::here()) return;
   for (bool accumulate : {false, true}) {
