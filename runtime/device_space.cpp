@@ -117,7 +117,7 @@ DeviceBackwardSpace lay_out_device_backward(std::byte* memory, const PlanDesc& d
   if (desc.dtype == f16) s.largest = carve.take<float>(label_blocks(rows));
   s.scale = carve.take<float>(1);
   const std::int64_t down = std::max<std::int64_t>(1, blocks_of(rows, b.n));
-  // No more than dz takes: where narrow ranges are to save memory, sums in parts do.
+  // What parts add takes no more than dz, where narrow ranges are to save memory, but for parts that keep all busy.
   const std::int64_t tile_bytes = b.n * b.v * size_of(desc.dtype), dz_bytes = down * ranges.width * tile_bytes;
   const std::int64_t row_bytes = desc.hidden * std::int64_t{sizeof(float)};
   s.parts = save ? 1

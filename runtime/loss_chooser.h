@@ -33,7 +33,8 @@ class LossChooser {
   /// Whether measure() would find better: with Tuning::on_first_use, where wisdom lacks a part.
   bool would_measure(const LossChoice& choice, std::int64_t tokens) const;
   /// Measures the parts that wisdom lacks, which takes as long as PlanDesc::tuning_seconds says. The one member that
-  /// several threads may call, also while others are in use; one after the other, so that none times another's search.
+  /// several threads may call, also while others are in use; one after the other, so that no search of this plan times
+  /// another.
   void measure(std::int64_t tokens, LossChoice& choice);
   /// Why a point is none of a part; empty: it is.
   std::string refusal(LossPart part, const WisdomParameters& parameters) const;

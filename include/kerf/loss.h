@@ -69,7 +69,9 @@ struct PlanDesc {
   /// Bytes the backward may ask for; the least that works is used if larger. 0: 64 MiB on the CPU, 1 GiB on a GPU.
   /// min_memory does not look at it. On a GPU a copy of c comes on top with a hidden size that is no multiple of 8 and
   /// nothing set here. A filtered backward, block_lse counted: 256 MiB on the CPU, 1 GiB on a GPU, or 1.25 GiB where c
-  /// is copied in the order of the vocabulary. With automatic a stash counts too, and without a limit there is none.
+  /// is copied in the order of the vocabulary, in two halves if they take no more than half the limit: beside them the
+  /// sums in f32 and the copy of e of very many tokens may pass it. With automatic a stash counts too, and without a
+  /// limit there is none.
   std::size_t workspace_limit = 0;
   Filter filter = Filter::automatic;
   double filter_threshold = 0;            // 0: 2^-12, or half of a block's share of the vocabulary if that is less
@@ -177,8 +179,8 @@ class Plan {
   /// The same for calls of so many tokens, with the blocks that these have; none: with those that the default has for
   /// 256 tokens or more.
   void prepare(const std::vector<std::int64_t>& token_counts);
-  /// Bytes of workspace for N tokens, with the blocks that so many have: where fewer tokens have others, those may need
-  /// more. Memory for several numbers of tokens is the most that any of them asks for.
+  /// Bytes of workspace for N tokens. Fewer tokens may need more, since how they are cut differs: memory for several
+  /// numbers of tokens is the most that any of them asks for.
   std::size_t workspace_bytes(std::int64_t tokens, bool backward) const;
   /// Bytes of a stash that holds everything for N tokens: about those of the logits in desc.dtype. With automatic what
   /// workspace_limit has room for, 0 where that is too little to save time; 0 with a strategy that has no stash.

@@ -89,7 +89,14 @@ LossBench::LossBench(const PlanDesc& desc, std::int64_t tokens, std::size_t memo
 }
 
 LossReference& LossBench::reference() {
-  if (coming_.valid()) timed("reference", [&] { reference_ = coming_.get(); });
+  if (coming_.valid()) {
+    try {
+      timed("reference", [&] { reference_ = coming_.get(); });
+    } catch (...) {
+      no_reference_ = std::current_exception();
+    }
+  }
+  if (no_reference_) std::rethrow_exception(no_reference_);  // nothing passes unchecked
   return reference_;
 }
 

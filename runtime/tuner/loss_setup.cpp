@@ -83,24 +83,24 @@ class CompilingSubject : public TuneSubject {
 
 std::string to_text(const LossSetup& s) {
   const PlanDesc& d = s.desc;
-  const json text = {{"hidden", d.hidden},
-                     {"vocabulary", d.vocabulary},
-                     {"dtype", name_of(d.dtype)},
-                     {"strategy", static_cast<int>(d.strategy)},
-                     {"workspace_limit", d.workspace_limit},
-                     {"filter", static_cast<int>(d.filter)},
-                     {"filter_threshold", d.filter_threshold},
-                     {"filter_e", d.filter_e},
-                     {"filter_c", d.filter_c},
-                     {"correction", d.correction},
-                     {"order", static_cast<int>(d.order)},
-                     {"threads", d.threads},
-                     {"device", static_cast<int>(d.device.type)},
-                     {"ordinal", d.device.ordinal},
-                     {"arch", d.arch},
-                     {"tokens", s.tokens},
-                     {"memory", s.memory},
-                     {"compiles_only", s.compiles_only}};
+  json text = {{"hidden", d.hidden},
+               {"vocabulary", d.vocabulary},
+               {"dtype", name_of(d.dtype)},
+               {"strategy", static_cast<int>(d.strategy)},
+               {"workspace_limit", d.workspace_limit},
+               {"filter", static_cast<int>(d.filter)},
+               {"filter_threshold", d.filter_threshold},
+               {"filter_e", d.filter_e},
+               {"filter_c", d.filter_c},
+               {"correction", d.correction},
+               {"order", static_cast<int>(d.order)},
+               {"threads", d.threads},
+               {"device", static_cast<int>(d.device.type)},
+               {"ordinal", d.device.ordinal},
+               {"arch", d.arch},
+               {"tokens", s.tokens},
+               {"memory", s.memory}};
+  if (s.compiles_only) text["compiles_only"] = true;
   return text.dump();
 }
 
@@ -133,7 +133,7 @@ LossSetup parse_setup(const std::string& text) {
     t.at("arch").get_to(d.arch);
     t.at("tokens").get_to(s.tokens);
     t.at("memory").get_to(s.memory);
-    t.at("compiles_only").get_to(s.compiles_only);
+    s.compiles_only = t.value("compiles_only", false);
   } catch (const json::exception& e) {
     throw UsageError(std::string("tune-worker: this is no setup of a loss: ") + e.what());
   }

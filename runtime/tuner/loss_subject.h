@@ -1,6 +1,7 @@
 // A part of the loss as the subject of a search: a candidate is a plan with its blocks, a run is a call of that plan.
 #pragma once
 
+#include <exception>
 #include <future>
 #include <map>
 #include <memory>
@@ -71,6 +72,7 @@ class LossBench {
   TuneSubject::Spent spent_;
   std::size_t limit_, used_ = 0;
   Place::Memory e_, c_, target_, grad_, loss_, lse_, de_, dc_, kept_lse_, block_lse_, stash_, workspace_;
+  std::exception_ptr no_reference_;
   std::future<LossReference> coming_;  // last: it reads the problem
 };
 

@@ -291,7 +291,13 @@ void Search::run_first() {
   const auto width = static_cast<std::size_t>(wanted > 0 ? wanted : std::min(8, processors));
   if (options_.seconds <= 0 && !task_.seconds) return static_cast<void>(over(0));
   if (subject_.overlaps()) compiler_ = std::make_unique<CandidateCompiler>(subject_, points(0, states_.size()), width);
-  timed(report_.spent.waiting, [&] { subject_.wait_ready(); });
+  try {
+    timed(report_.spent.waiting, [&] { subject_.wait_ready(); });
+  } catch (const TuneEnd&) {
+    report_.stopped = "fault";
+    if (compiler_) compiler_->stop();
+    return;
+  }
   begun_ = clock();
   seconds_ = task_.seconds ? task_.seconds() : options_.seconds;
   // So few have no second runs.

@@ -3,9 +3,8 @@
 //   first runs   3 of each that comes up, unless the first takes three times the best, or the first two a seventh more
 //   second runs  the better half, at most eight, up to 6 in turns
 //   finals       the best 4 and the default in turns, there and back, until it is known to 0.5 % what each takes over
-//   the
-//                fastest of the second runs in the same turn, or there were 60; then whoever would be chosen by the few
-//                runs it had, beside that one
+//                the fastest of the second runs in the same turn, or there were 60; then whoever would be chosen by the
+//                few runs it had, beside that one
 //
 // A clock that falls or rises moves all that run in a turn, so finalists are compared by the median of those ratios,
 // and their times are it times the median of that one. Of those within 2 % of the best the first in the order of

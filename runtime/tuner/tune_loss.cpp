@@ -103,7 +103,8 @@ LossTuning tune_loss(const PlanDesc& asked, std::int64_t tokens, const TuneOptio
   } else {
     runtime::CompilerProcesses compilers;
     if (on_gpu) {
-      compilers.count = std::clamp(runtime::processors() - 1, 1, most_compilers);
+      compilers.count = options.compile_threads > 0 ? options.compile_threads
+                                                    : std::clamp(runtime::processors() - 1, 1, most_compilers);
       runtime::LossSetup compiling = setup;
       compiling.compiles_only = true;
       compilers.setup = to_text(compiling);
@@ -135,7 +136,16 @@ LossTuning tune_loss(const PlanDesc& asked, std::int64_t tokens, const TuneOptio
           for (const auto& e : runtime::shortlist(tasks[i + 1], most_ahead).entries) first.push_back(e.point);
           subject->expect(to_text(runtime::LossStage{.part = parts[i + 1], .others = {}}), first);
         };
-      subject->begin(to_text(runtime::LossStage{.part = parts[i], .others = chosen}));
+      try {
+        subject->begin(to_text(runtime::LossStage{.part = parts[i], .others = chosen}));
+      } catch (const std::exception& e) {
+        if (tuning.parts.empty() && dynamic_cast<const runtime::TuneFailure*>(&e) != nullptr)
+          throw DeviceError(fmt::format("tune: {}", e.what()));
+        if (tuning.parts.empty()) throw;
+        tuning.parts.back().notes.push_back(fmt::format("{} was not searched: {}", name_of(parts[i]), e.what()));
+        tuning.parts.back().stopped = "fault";
+        break;
+      }
     }
     const TuneReport& report = tuning.parts.emplace_back(runtime::search(task, *subject, of_part));
     if (!report.winner && parts[i] == LossPart::forward) break;  // what follows from lse cannot be judged

@@ -110,6 +110,8 @@ struct WorkerSubject::Process {
     } else {
       answer.timed_out = true;
       kill(pid, SIGKILL);
+      // Or the next question would go to who cannot answer it. What the kernel does not let go of is not waited for.
+      arrived.wait_for(lock, std::chrono::seconds(10), [&] { return ended; });
     }
     return answer;
   }
@@ -155,7 +157,9 @@ class WorkerSubject::Worker {
     const std::lock_guard lock(mutex_);
     if (part == part_) return;
     part_ = part;
-    if (process_) require_done(process_->ask({{"do", "begin"}, {"part", part_}}, setup_share * seconds_));
+    if (!process_) return;
+    const Answer answer = process_->ask({{"do", "begin"}, {"part", part_}}, setup_share * seconds_);
+    if (!answer.ended && !answer.timed_out) require_done(answer);  // else the next step starts another, which is told
   }
   /// For good. Whoever is just starting it is waited for.
   void end() {
@@ -172,6 +176,7 @@ class WorkerSubject::Worker {
       if (!process_->ended) return process_;
     }
     if (ended_) throw TuneEnd("the search has ended");
+    if (failed_) std::rethrow_exception(failed_);
     const bool again = process_ != nullptr;
     process_ = nullptr;
     try {
@@ -180,9 +185,8 @@ class WorkerSubject::Worker {
       if (!part_.empty()) require_done(started->ask({{"do", "begin"}, {"part", part_}}, setup_share * seconds_));
       process_ = std::move(started);
     } catch (const Error& e) {
-      if (again || failed_) throw TuneEnd(e.what());
-      failed_ = true;
-      throw;
+      failed_ = again ? std::make_exception_ptr(TuneEnd(e.what())) : std::current_exception();
+      std::rethrow_exception(failed_);
     }
     return process_;
   }
@@ -206,7 +210,8 @@ class WorkerSubject::Worker {
   std::mutex mutex_;  // guards what follows
   std::string part_;
   std::shared_ptr<Process> process_;
-  bool failed_ = false, ended_ = false;
+  std::exception_ptr failed_;
+  bool ended_ = false;
 };
 
 WorkerSubject::WorkerSubject(const std::string& program, const std::string& setup, double seconds,

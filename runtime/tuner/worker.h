@@ -3,8 +3,7 @@
 //
 // Both sides speak lines of JSON over a socket: {"id":7,"do":"run","x":..} there, {"id":7,"ms":1.25} back. Answers come
 // in any order, so that several candidates are compiled at once. Parts are tuned one after the other by the same
-// process:
-// {"do":"begin","part":..}.
+// process: {"do":"begin","part":..}.
 #pragma once
 
 #include <condition_variable>

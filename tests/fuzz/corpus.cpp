@@ -12,7 +12,7 @@ namespace kerf::fuzz {
 
 namespace {
 
-/// Where the sources lie, or beside the test program's folder where it was carried to another machine.
+/// Where the sources lie, or beside the test program's folder, as in the archive for machines with a GPU.
 std::filesystem::path corpus() {
   const std::filesystem::path sources = KERF_TESTS_DIR "/fuzz/corpus";
   if (std::filesystem::exists(sources)) return sources;

@@ -30,7 +30,7 @@ class Scripted : public runtime::TuneSubject {
   std::map<std::int64_t, std::function<void()>> compiling, running;  // what happens then
   std::map<std::int64_t, std::string> wrong;
   std::map<std::int64_t, KernelResources> resources;
-  double seconds = 0;  // the clock, which runs and compiling move on
+  std::atomic<double> seconds = 0;  // the clock, which runs and compiling move on
   double compile_seconds = 0;
   std::map<std::int64_t, int> runs;
   std::set<std::int64_t> alive, compiled;

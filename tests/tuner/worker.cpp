@@ -48,6 +48,25 @@ TEST_SUITE("tuner") {
     CHECK(std::chrono::steady_clock::now() - start < std::chrono::seconds(20));
   }
 
+  TEST_CASE("worker: after a candidate that hung at the end of a part the next begins in another process") {
+    WorkerSubject subject(beside_tests("kerf_tuner_helper"), "hang=2", 0.3);
+    subject.begin("first");
+    CHECK(subject.check({{"x", 1}}).empty());
+    CHECK_THROWS_AS(subject.check({{"x", 2}}), runtime::TuneFailure);
+    CHECK_NOTHROW(subject.begin("second"));
+    CHECK(subject.run({{"x", 1}}) == 11);
+  }
+
+  TEST_CASE("worker: who is compiled after one that hangs is not blamed") {
+    runtime::CompilerProcesses one{.setup = "compile-hang=2", .count = 1};
+    WorkerSubject subject(beside_tests("kerf_tuner_helper"), "compile-hang=2", 0.3, one);
+    subject.begin("first");
+    for (int turn = 0; turn < 5; ++turn) {
+      CHECK_THROWS_AS(subject.compile({{"x", 2}}), runtime::TuneFailure);
+      CHECK(subject.compile({{"x", 1}})->registers == 40);
+    }
+  }
+
   TEST_CASE("worker: a candidate that faults or exits is told, and the others are not blamed") {
     const TuneReport r = search_in_worker("fault=1 exit=2 compile-fault=3 compile-error=4", 8, 10);
     CHECK(winner(r) == 0);
