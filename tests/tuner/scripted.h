@@ -71,7 +71,7 @@ class Scripted : public runtime::TuneSubject {
     TuneOptions o;
     o.seconds = budget;
     o.compile_threads = 1;
-    o.clock = [this] { return seconds; };
+    o.clock = [this] { return seconds.load(); };
     return o;
   }
 
