@@ -444,10 +444,12 @@ void Search::finals() {
   bool noisy = false;
   if (standard && states_[*standard].first_ms > 0 && report_.candidates[*standard].median_ms > 0)
     noisy = std::abs(report_.candidates[*standard].median_ms / states_[*standard].first_ms - 1) > drift_limit;
-  for (const std::size_t i : raced_) {
+  for (const std::size_t i : by_time()) {
     TuneCandidate& c = report_.candidates[i];
-    if (c.status != WisdomStatus::ok) continue;
-    c.noisy = noisy;
+    if (raced(i))
+      c.noisy = noisy, c.reason.clear();
+    else if (c.known || c.samples <= static_cast<std::int64_t>(first_runs))
+      continue;  // kept as it is
     keep(i);
   }
   tell("finals", states_.size());
@@ -463,6 +465,11 @@ std::optional<std::size_t> Search::choice(const std::vector<std::size_t>& order)
 }
 
 void Search::pass_over_others() {
+  // Passed over by a search before, and not run beside the best in this one.
+  for (std::size_t i = 0; i < states_.size(); ++i) {
+    TuneCandidate& c = report_.candidates[i];
+    if (c.known && c.status == WisdomStatus::ok && !c.reason.empty() && !raced(i)) c.status = WisdomStatus::slow;
+  }
   std::vector<std::size_t> beside = by_time();
   std::erase_if(beside, [&](std::size_t i) { return !raced(i); });
   const std::optional<std::size_t> chosen = choice(beside);

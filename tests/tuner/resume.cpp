@@ -78,9 +78,9 @@ TEST_SUITE("tuner") {
     std::uint64_t state = 3;
     const auto noise = [&] {
       state = state * 6364136223846793005U + 1442695040888963407U;
-      return 1 + 0.03 * static_cast<double>(state >> 33) / 2147483648.0;
+      return 1 + 0.08 * static_cast<double>(state >> 33) / 2147483648.0;
     };
-    for (const double budget : {1000.0, 1.0, 0.5, 0.2}) {
+    for (const double budget : {1000.0, 2.0, 1.0, 0.7, 0.5, 0.3, 0.2}) {
       const WisdomFile file;
       for (int turn = 0; turn < 3; ++turn) {
         Scripted s;
