@@ -66,7 +66,7 @@ class DeviceLoss {
   bool filters() const { return filtered_ != nullptr; }
   /// Whether calls of so many rows with block_lse do.
   bool filters(std::int64_t rows) const {
-    return filtered_ && kerf::runtime::filters(desc_, filtered_->copies_c(), rows);
+    return filtered_ && kerf::runtime::filters(desc_, filtered_->blocks().boxed, rows);
   }
   DevicePrograms& filtered_programs() { return *filtered_; }
   FilterRanges filter_ranges(std::int64_t rows) const;
@@ -93,7 +93,7 @@ class DeviceLoss {
   /// What the stash of a call has room for; `needed`: whether dense cannot do without.
   StashSpace stash_space(const TensorRef& stash, const DevicePrograms& p, std::int64_t rows, const std::string& call,
                          bool needed) const;
-  /// Whether calls with this c can be filtered: not where boxes cannot read it and it is not copied.
+  /// Whether calls of so many rows with this c are filtered: not where boxes cannot read it and it is not copied.
   bool filters_with(const TensorRef& c, std::int64_t rows) const;
   BlockLseShape shape_of_block_lse() const;
   /// Waits for the stream.

@@ -108,12 +108,16 @@ bool filters(const PlanDesc& desc) {
          (desc.dtype != f32 && desc.vocabulary >= worth_it);
 }
 
-bool filters(const PlanDesc& desc, bool copies_c, std::int64_t rows) {
+bool orders_c(const PlanDesc& desc, bool boxed) {
+  return desc.order != Order::identity || (boxed && desc.hidden % 8 != 0);
+}
+
+bool filters(const PlanDesc& desc, bool boxed, std::int64_t rows) {
   // Forward and backward copy c, and means of blocks read it: as long as a product of 900 rows takes on an H200. A
   // backward that keeps a quarter saves two and a half products.
   constexpr std::int64_t pays = 512;
   const bool asked = desc.strategy == Strategy::filtered || desc.filter != Filter::automatic;
-  return asked || !copies_c || rows >= pays;
+  return asked || !boxed || !orders_c(desc, boxed) || rows >= pays;
 }
 
 bool stashes(const PlanDesc& desc) {

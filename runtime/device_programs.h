@@ -92,9 +92,11 @@ enum class DeviceProgram : std::uint8_t {
 inline constexpr std::size_t device_programs = 73;
 /// Whether a plan filters.
 bool filters(const PlanDesc& desc);
+/// Whether tokens of a plan that filters are not the rows of c one after the other. `boxed`: c is read in boxes.
+bool orders_c(const PlanDesc& desc, bool boxed);
 /// Whether calls of so many rows do, of a plan that filters: unless that was asked for by name, not where rows are too
 /// few to pay for copies of c in the order of its vocabulary.
-bool filters(const PlanDesc& desc, bool copies_c, std::int64_t rows);
+bool filters(const PlanDesc& desc, bool boxed, std::int64_t rows);
 /// Whether rows are put together that ask for the same blocks: the rule of the largest probability takes them as they
 /// lie.
 bool groups_rows(const PlanDesc& desc);
@@ -117,9 +119,7 @@ class DevicePrograms {
   const DeviceBlocks& blocks() const { return blocks_; }
   bool filtered() const { return filtered_; }
   /// Whether the programs' tokens are not the rows of c one after the other.
-  bool ordered() const {
-    return filtered_ && (desc_.order != Order::identity || (blocks_.boxed && desc_.hidden % 8 != 0));
-  }
+  bool ordered() const { return filtered_ && orders_c(desc_, blocks_.boxed); }
   /// Whether c is copied: to rows that boxes can have, in the order of the vocabulary.
   bool copies_c() const { return blocks_.boxed && (desc_.hidden % 8 != 0 || ordered()); }
   /// Tokens of the vocabulary that a filtered backward copies at a time, whole blocks of them; or all.

@@ -261,8 +261,7 @@ bool has_part(const PlanDesc& desc, LossPart part) { return part != LossPart::fi
 
 bool has_part(const PlanDesc& desc, const Target& target, LossPart part, std::int64_t tokens) {
   if (part != LossPart::filtered) return true;
-  return filters(desc) &&
-         filters(desc, DevicePrograms(desc, filtered_blocks(desc, target, {}), target, true).copies_c(), tokens);
+  return filters(desc) && filters(desc, reads_in_boxes(desc, target), tokens);
 }
 
 Space loss_space(const PlanDesc& desc, const Target& target, LossPart part) {

@@ -104,11 +104,13 @@ void add_products(const std::vector<std::vector<float>>& tokens, const std::arra
   }
 }
 
-/// The token of a rank: alike ranks lie apart.
-std::int64_t token_of(std::int64_t rank, std::int64_t vocabulary) {
+/// The tokens by rank: alike ranks lie apart.
+std::vector<std::int64_t> scattered(std::int64_t vocabulary) {
   std::int64_t step = vocabulary * 61 / 100 + 1;
   while (std::gcd(step, vocabulary) != 1) ++step;
-  return static_cast<std::int64_t>(static_cast<__int128>(rank) * step % vocabulary);
+  std::vector<std::int64_t> tokens(static_cast<std::size_t>(vocabulary));
+  for (std::int64_t token = 0; std::int64_t & t : tokens) t = token, token = (token + step) % vocabulary;
+  return tokens;
 }
 
 class Matrix {
@@ -130,6 +132,7 @@ LossProblem make_problem(std::int64_t tokens, std::int64_t hidden, std::int64_t 
   LossProblem p{.tokens = tokens, .hidden = hidden, .vocabulary = vocabulary, .dtype = dtype};
   p.e.reset(new std::byte[std::max<std::size_t>(p.bytes_of_e(), 1)]);
   p.c.reset(new std::byte[p.bytes_of_c()]);
+  p.order = scattered(vocabulary);
   const std::int64_t row_bytes = hidden * size_of(dtype);
   const auto width = static_cast<std::size_t>(hidden);
   const float scale = deviation / std::sqrt(static_cast<float>(hidden));
@@ -157,7 +160,7 @@ LossProblem make_problem(std::int64_t tokens, std::int64_t hidden, std::int64_t 
       for (float& x : row) x = scale * random.bell();
       row[0] = -slope * std::log(static_cast<float>(rank + 1));
       if (likes) direction(row, 5, rank / alike, 1);
-      store(row, dtype, p.c.get() + token_of(rank, vocabulary) * row_bytes);
+      store(row, dtype, p.c.get() + p.order[static_cast<std::size_t>(rank)] * row_bytes);
     }
   });
   p.target.resize(static_cast<std::size_t>(tokens));
@@ -166,15 +169,9 @@ LossProblem make_problem(std::int64_t tokens, std::int64_t hidden, std::int64_t 
     // From a density of rank^-slope.
     const double rest = std::pow(static_cast<double>(vocabulary), 1.0 - slope);
     const auto rank = static_cast<std::int64_t>(std::pow(1 - u * (1 - rest), 1 / (1.0 - slope))) - 1;
-    p.target[n] = token_of(std::clamp<std::int64_t>(rank, 0, vocabulary - 1), vocabulary);
+    p.target[n] = p.order[static_cast<std::size_t>(std::clamp<std::int64_t>(rank, 0, vocabulary - 1))];
   }
   return p;
-}
-
-std::vector<std::int64_t> order_of_problem(std::int64_t vocabulary) {
-  std::vector<std::int64_t> order;
-  for (std::int64_t rank = 0; rank < vocabulary; ++rank) order.push_back(token_of(rank, vocabulary));
-  return order;
 }
 
 LossReference reference_rows(const LossProblem& p, ThreadPool& pool) {

@@ -20,12 +20,11 @@ struct LossProblem {
   DType dtype = DType::f32;
   std::unique_ptr<std::byte[]> e = {}, c = {};  // [tokens, hidden], [vocabulary, hidden]
   std::vector<std::int64_t> target = {};        // [tokens]
+  std::vector<std::int64_t> order = {};         // tokens of the vocabulary by rank, as Order::automatic finds them
 
   std::size_t bytes_of_e() const { return static_cast<std::size_t>(tokens * hidden * size_of(dtype)); }
   std::size_t bytes_of_c() const { return static_cast<std::size_t>(vocabulary * hidden * size_of(dtype)); }
 };
-/// The tokens by rank, as Order::automatic finds them from rows of e.
-std::vector<std::int64_t> order_of_problem(std::int64_t vocabulary);
 LossProblem make_problem(std::int64_t tokens, std::int64_t hidden, std::int64_t vocabulary, DType dtype,
                          ThreadPool& pool);
 

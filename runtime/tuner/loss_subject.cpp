@@ -183,8 +183,7 @@ std::optional<KernelResources> LossSubject::compile(const TunePoint& point) {
                     .filtered = to_wisdom(points.filtered)};
   auto plan = std::make_unique<Plan>(
       bench_.desc(), Shared{.pool = bench_.pool(), .cache = bench_.cache(), .wisdom = nullptr, .blocks = blocks});
-  if (part_ == LossPart::filtered && bench_.desc().order == Order::given)
-    plan->set_order(order_of_problem(bench_.desc().vocabulary));
+  if (part_ == LossPart::filtered && bench_.desc().order == Order::given) plan->set_order(bench_.order());
   const std::lock_guard lock(mutex_);
   plans_[point] = {std::move(loaded.route), std::move(plan)};
   return loaded.resources;

@@ -32,6 +32,7 @@ class LossBench {
   LossBench(const PlanDesc& desc, std::int64_t tokens, std::size_t memory, std::shared_ptr<CodeCache> cache);
 
   const PlanDesc& desc() const { return desc_; }
+  const std::vector<std::int64_t>& order() const { return problem_.order; }
   std::int64_t tokens() const { return problem_.tokens; }
   const std::shared_ptr<ThreadPool>& pool() const { return pool_; }
   const std::shared_ptr<CodeCache>& cache() const { return cache_; }
@@ -55,7 +56,7 @@ class LossBench {
   std::string wrong_backward(double tolerance);
 
  private:
-  /// At least so many bytes of workspace; DeviceError above the limit.
+  /// At least so many bytes of workspace; TuneFailure above the limit.
   TensorRef workspace(std::size_t bytes);
   void grow(Place::Memory& memory, std::size_t bytes, const char* what);
   /// Notes what the step takes.

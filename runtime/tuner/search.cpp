@@ -49,10 +49,7 @@ class Search {
     std::int64_t rank = 0;
   };
 
-  double clock() const {
-    if (options_.clock) return options_.clock();
-    return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-  }
+  double clock() const { return clock_of(options_); }
   double elapsed() const { return clock() - start_; }
   /// Adds what the step takes to `seconds`.
   template <class Step>
@@ -534,6 +531,11 @@ Ending ending_of(const std::exception_ptr& error, WisdomStatus otherwise) {
   } catch (const std::exception& e) {
     return {otherwise, e.what()};
   }
+}
+
+double clock_of(const TuneOptions& options) {
+  if (options.clock) return options.clock();
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
 TuneReport search(const TuneTask& task, TuneSubject& subject, const TuneOptions& options) {

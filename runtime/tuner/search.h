@@ -78,6 +78,9 @@ struct TuneTask {
   std::function<double()> seconds = {};  // in place of the options', asked once there is something to measure with
 };
 
+/// Seconds by the options' clock, or by one that never goes back.
+double clock_of(const TuneOptions& options);
+
 TuneReport search(const TuneTask& task, TuneSubject& subject, const TuneOptions& options);
 
 /// What is tried, in this order, and what is left out.

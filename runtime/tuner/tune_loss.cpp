@@ -2,7 +2,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <chrono>
 #include <memory>
 #include <optional>
 
@@ -24,11 +23,6 @@ constexpr double reserve = 0.05;          // of the budget: processes end
 
 /// Of the time: what one run takes, and how many candidates there are.
 double share_of(LossPart part) { return part == LossPart::forward ? 2 : 3; }
-
-double clock_of(const TuneOptions& options) {
-  if (options.clock) return options.clock();
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
 
 /// Stands there where nothing may be measured.
 class NoSubject : public runtime::TuneSubject {
@@ -88,10 +82,10 @@ LossTuning tune_loss(const PlanDesc& asked, std::int64_t tokens, const TuneOptio
   if (tokens < 1) throw UsageError(fmt::format("tune_loss: {} tokens; tune for at least one", tokens));
   const PlanDesc desc = runtime::bench_desc(asked);
   static_cast<void>(Plan(desc, {.pool = std::make_shared<ThreadPool>(1)}));  // refuses what makes no sense
-  const std::vector<LossPart> parts = parts_of(desc, token_bucket(tokens));
   const std::int64_t rounded = token_bucket(tokens);
+  const std::vector<LossPart> parts = parts_of(desc, rounded);
   const bool on_gpu = desc.device.type == DeviceType::cuda;
-  const auto seconds_since = [&, start = clock_of(options)] { return clock_of(options) - start; };
+  const auto seconds_since = [&, start = runtime::clock_of(options)] { return runtime::clock_of(options) - start; };
 
   runtime::LossSetup setup{.desc = desc, .tokens = rounded, .memory = options.memory};
   std::unique_ptr<runtime::TuneSubject> subject;
