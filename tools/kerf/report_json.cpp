@@ -4,6 +4,7 @@
 
 #include "tools/kerf/report.h"
 #include "tools/kerf/report_figures.h"
+#include "tools/kerf/tune_study.h"
 
 namespace kerf::tools {
 namespace {
@@ -24,25 +25,18 @@ ordered_json json_of(const WisdomParameters& parameters) {
 }
 
 ordered_json json_of(const ReportCandidate& c) {
-  ordered_json json = {{"parameters", json_of(c.parameters)},
-                       {"median_ms", positive(c.median_ms)},
-                       {"spread", c.spread},
-                       {"samples", c.samples},
-                       {"predicted_ms", positive(c.predicted_ms)},
-                       {"compile_ms", c.compile_ms},
-                       {"at_s", c.at_s},
-                       {"status", c.status},
-                       {"reason", c.reason},
-                       {"noisy", c.noisy},
-                       {"known", c.known},
-                       {"resources", nullptr}};
-  if (const auto& r = c.resources)
-    json["resources"] = {{"registers", r->registers},
-                         {"threads", r->threads},
-                         {"blocks", r->blocks},
-                         {"shared_bytes", r->shared_bytes},
-                         {"local_bytes", r->local_bytes}};
-  return json;
+  return {{"parameters", json_of(c.parameters)},
+          {"median_ms", positive(c.median_ms)},
+          {"spread", c.spread},
+          {"samples", c.samples},
+          {"predicted_ms", positive(c.predicted_ms)},
+          {"compile_ms", c.compile_ms},
+          {"at_s", c.at_s},
+          {"status", c.status},
+          {"reason", c.reason},
+          {"noisy", c.noisy},
+          {"known", c.known},
+          {"resources", c.resources ? resources_json(*c.resources) : ordered_json(nullptr)}};
 }
 
 ordered_json json_of(const ReportPart& part) {

@@ -25,13 +25,6 @@ ordered_json to_json(const WisdomKey& k) {
 }
 
 ordered_json to_json(const TuneCandidate& c) {
-  ordered_json resources;
-  if (c.resources)
-    resources = {{"registers", c.resources->registers},
-                 {"threads", c.resources->threads},
-                 {"blocks", c.resources->blocks},
-                 {"shared_bytes", c.resources->shared_bytes},
-                 {"local_bytes", c.resources->local_bytes}};
   return {{"parameters", to_json(c.point)},
           {"predicted_ms", c.predicted_ms},
           {"median_ms", c.median_ms},
@@ -41,7 +34,7 @@ ordered_json to_json(const TuneCandidate& c) {
           {"reason", c.reason},
           {"noisy", c.noisy},
           {"known", c.known},
-          {"resources", resources},
+          {"resources", c.resources ? resources_json(*c.resources) : ordered_json(nullptr)},
           {"compile_ms", c.compile_ms},
           {"at_s", c.at_s}};
 }

@@ -19,6 +19,16 @@ struct TuneStudy {
   LossTuning tuning;
 };
 
+/// KernelResources, or what a report read of them.
+template <class Resources>
+nlohmann::ordered_json resources_json(const Resources& r) {
+  return {{"registers", r.registers},
+          {"threads", r.threads},
+          {"blocks", r.blocks},
+          {"shared_bytes", r.shared_bytes},
+          {"local_bytes", r.local_bytes}};
+}
+
 /// For kerf report, and for whoever looks into what a search did.
 nlohmann::ordered_json to_json(const TuneStudy& study);
 
