@@ -11,9 +11,11 @@ inline constexpr std::size_t too_large = std::numeric_limits<std::size_t>::max()
 
 constexpr std::int64_t blocks_of(std::int64_t size, std::int64_t block) { return size / block + (size % block != 0); }
 
-/// Cuts arrays off a piece of memory, each aligned to 64 bytes; without memory only counts.
+/// Cuts arrays off a piece of memory, each as many bytes behind its begin as lines of a cache divide: a GPU reads rows
+/// of boxes that begin within a line of 128 bytes a fifth slower. Without memory only counts.
 class Carver {
  public:
+  static constexpr std::int64_t line = 256;  // what the L2 cache of a GPU fetches at once
   explicit Carver(std::byte* memory) : memory_(memory) {}
   /// An array of a * b * c elements.
   template <class T>
@@ -21,8 +23,8 @@ class Carver {
     const std::int64_t at = bytes_;
     std::int64_t n = 0;
     if (__builtin_mul_overflow(a, b, &n) || __builtin_mul_overflow(n, c, &n) ||
-        __builtin_mul_overflow(n, static_cast<std::int64_t>(sizeof(T)), &n) || __builtin_add_overflow(n, 63, &n) ||
-        __builtin_add_overflow(bytes_, n / 64 * 64, &bytes_))
+        __builtin_mul_overflow(n, static_cast<std::int64_t>(sizeof(T)), &n) || __builtin_add_overflow(n, line - 1, &n) ||
+        __builtin_add_overflow(bytes_, n / line * line, &bytes_))
       fits_ = false;
     return memory_ ? reinterpret_cast<T*>(memory_ + at) : nullptr;
   }
