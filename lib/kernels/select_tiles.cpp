@@ -178,20 +178,28 @@ Program cut_rows(std::int64_t block_n) {
   Block s = p.parallel(most, 8), r = p.parallel(R, 16);
   Tile all = cast(load(row_begin, p.size(R)), i64), length = piece_length(p, most, all);
   const auto tiles = [&](Tile row) { return cast(load(row_begin, row + 1) - load(row_begin, row), i64); };
-  const auto pieces = [&](Tile count) { return (count + length - 1) / length; };
-  Tile none = full(s, r, 0, i64), skipped = s.index() * length;
-  // First pieces of all rows come before second ones. Of the rows (r2), with as many tiles and pieces as they have:
-  // items and pieces that come before piece s of row r, and pieces of rows above r.
-  auto [items, number, of_above] =
-      p.loop(above_axis, 16, carry(none, none, none), [&](Block r2, Tile items, Tile number, Tile of_above) {
+  // Long pieces come first, since blocks of threads that take turns are done together if what comes last is short:
+  // whole ones, first pieces of all rows before second ones, then what is left of each row, by its length.
+  Tile none = full(s, r, 0, i64), no_row = full(r, 0, i64), own = tiles(r.index());
+  Tile own_whole = own / length, own_left = own - own_whole * length;
+  // Of all rows: whole pieces before piece s of row r, and all of them; rows with more left, and how much; pieces of
+  // rows above r.
+  auto [whole, all_whole, longer, longer_items, of_above] = p.loop(
+      above_axis, 16, carry(none, no_row, no_row, no_row, no_row),
+      [&](Block r2, Tile whole, Tile all_whole, Tile longer, Tile longer_items, Tile of_above) {
         Tile count = where(r2.in_bounds(), tiles(r2.index()), 0), above = r2.index() < r.index();
-        Tile here = min(max(count - skipped, 0), length);
-        const auto add = [&](Tile before, Tile x) { return reduce_sum(before + where(above, x, 0), above_axis); };
-        return carry(items + add(min(count, skipped), here),
-                     number + add(min(pieces(count), s.index()), where(here > 0, 1, here)),
-                     of_above + reduce_sum(where(above, pieces(count) + none, 0), above_axis));
+        Tile wholes = count / length, left = count - wholes * length;
+        Tile more = left > own_left || (left == own_left && above),
+             one = where(more && left > 0, 1, full(r2, r, 0, i64));
+        const auto add = [&](Tile sum, Tile x) { return sum + reduce_sum(x, above_axis); };
+        return carry(add(whole, min(wholes, s.index()) + where(above && wholes > s.index(), 1, full(r2, r, 0, i64))),
+                     add(all_whole, wholes + full(r2, r, 0, i64)), add(longer, one), add(longer_items, one * left),
+                     add(of_above, where(above, wholes + where(left > 0, 1, full(r2, 0, i64)), 0)));
       });
-  Tile own = tiles(r.index()), exists = pieces(own) > s.index();
+  Tile of_row = own_whole + where(own_left > 0, 1, no_row), exists = of_row > s.index(),
+       is_whole = own_whole > s.index();
+  Tile number = where(is_whole, whole, all_whole + longer);
+  Tile items = where(is_whole, whole * length, all_whole * length + longer_items);
   store(start, s, r, cast(items, i32));
   store(begin, where(exists, number, -1), cast(items, i32));
   store(piece_row, where(exists, number, -1), cast(r.index() + none, i32));
@@ -199,7 +207,7 @@ Program cut_rows(std::int64_t block_n) {
   Tile first = s.index() == 0;
   store(piece_begin, where(first, r.index() + none, -1), cast(of_above, i32));
   // The last row's first piece tells how many there are.
-  Tile last = first && r.index() == p.size(R) - 1, total = of_above + pieces(own);
+  Tile last = first && r.index() == p.size(R) - 1, total = of_above + of_row;
   store(piece_begin, where(last, p.size(R), -1), cast(total, i32));
   store(begin, where(last, total, -1), cast(none + all, i32));
   store(rows, where(last, 0, none - 1), total * block_n);

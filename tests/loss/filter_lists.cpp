@@ -258,7 +258,7 @@ void check_lists(const Tiles& x, std::int64_t capacity, std::int64_t most_pieces
     CHECK(piece_rows[0] == static_cast<double>(pieces * block_n));
     CHECK(piece_begin[0] == 0);
     CHECK(begin_of_piece[pieces] == static_cast<double>(all));
-    std::vector<std::int64_t> turn(static_cast<std::size_t>(pieces), -1);  // the how manieth of its row a piece is
+    std::vector<std::int64_t> length(static_cast<std::size_t>(pieces), 0);
     for (std::int64_t r = 0; r < R; ++r) {
       auto next = static_cast<std::int64_t>(row_begin[r]);
       const auto begin_of_row = static_cast<std::int64_t>(piece_begin[r]);
@@ -267,10 +267,9 @@ void check_lists(const Tiles& x, std::int64_t capacity, std::int64_t most_pieces
         REQUIRE(piece >= 0);
         REQUIRE(piece < pieces);
         CHECK(piece_row[piece] == static_cast<double>(r));
-        CHECK(turn[static_cast<std::size_t>(piece)] == -1);
-        turn[static_cast<std::size_t>(piece)] = i - begin_of_row;
+        CHECK(length[static_cast<std::size_t>(piece)] == 0);
         const auto end = static_cast<std::int64_t>(begin_of_piece[piece + 1]);
-        CHECK(end - static_cast<std::int64_t>(begin_of_piece[piece]) <= longest);
+        length[static_cast<std::size_t>(piece)] = end - static_cast<std::int64_t>(begin_of_piece[piece]);
         for (auto j = static_cast<std::int64_t>(begin_of_piece[piece]); j < end; ++j, ++next) {
           CHECK(items_of_pieces[j] == row_items[next]);
           CHECK(item_piece[static_cast<std::int64_t>(items_of_pieces[j])] == static_cast<double>(piece));
@@ -278,7 +277,8 @@ void check_lists(const Tiles& x, std::int64_t capacity, std::int64_t most_pieces
       }
       CHECK(next == static_cast<std::int64_t>(row_begin[r + 1]));
     }
-    CHECK(std::is_sorted(turn.begin(), turn.end()));  // first pieces of all rows before second ones
+    CHECK(std::is_sorted(length.rbegin(), length.rend()));  // the longest first
+    if (pieces > 0) CHECK((length.front() <= longest && length.back() > 0));
   }
   for (std::int64_t b = 0; b < B; ++b)
     for (std::int64_t r = 0; r < R; ++r) CHECK(seen[static_cast<std::size_t>(b * R + r)] == is_item(b, r));
