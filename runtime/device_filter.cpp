@@ -169,11 +169,18 @@ struct DeviceLoss::FilteredCall {
     const TensorRef from_rows = call.at(s.rows, i64, {P}), from_target = call.at(s.target, i32, {P});
     const TensorRef from_g = call.at(space.g, f32, {P}), place = call.at(space.place, i64, {P});
     const TensorRef askers = call.at(space.askers, i32, {B}), rating = call.at(space.rating, i32, {P});
+    const TensorRef outside = call.at(space.outside, f32, {P});
+    call.run(DeviceProgram::mass_outside, {.tensors = {{"block_lse", a.block_lse},
+                                                       {"lse", a.lse},
+                                                       {"rows", from_rows},
+                                                       {"target", from_target},
+                                                       {"outside", outside}}});
     LaunchArgs asked{.tensors = {{"block_lse", a.block_lse},
                                  {"lse", a.lse},
                                  {"rows", from_rows},
                                  {"target", from_target},
                                  {"g", from_g},
+                                 {"outside", outside},
                                  {"askers", askers}}};
     call.run(DeviceProgram::count_askers, asked);
     asked.tensors.emplace_back("rating", rating);
@@ -184,10 +191,12 @@ struct DeviceLoss::FilteredCall {
                                                     {"rows", from_rows},
                                                     {"target", from_target},
                                                     {"g", from_g},
+                                                    {"outside", outside},
                                                     {"from", call.at(space.from, i64, {P})},
                                                     {"moved_rows", call.at(space.rows, i64, {P})},
                                                     {"moved_target", call.at(space.moved_target, i32, {P})},
-                                                    {"moved_g", call.at(space.moved_g, f32, {P})}}});
+                                                    {"moved_g", call.at(space.moved_g, f32, {P})},
+                                                    {"moved_outside", call.at(space.moved_outside, f32, {P})}}});
   }
 
   /// Which tiles to keep, and what the rest is worth.
@@ -199,7 +208,10 @@ struct DeviceLoss::FilteredCall {
                                 {"g", call.at(space.moved_g, f32, {P})},
                                 {"keep", call.at(space.keep, i32, {B, R})},
                                 {"left_out", call.at(space.block_left_out, f32, {B, R})}}};
-    if (groups_rows(desc)) keep.tensors.emplace_back("from", call.at(space.from, i64, {P}));
+    if (groups_rows(desc)) {
+      keep.tensors.emplace_back("from", call.at(space.from, i64, {P}));
+      keep.tensors.emplace_back("outside", call.at(space.moved_outside, f32, {P}));
+    }
     if (desc.correction) keep.tensors.emplace_back("m", call.at(space.m, desc.dtype, {B, P}));
     call.run(DeviceProgram::keep_tiles, keep);
     const TensorRef m = call.at(space.m, desc.dtype, {B, M}).with_strides({P, 1});
@@ -305,6 +317,7 @@ struct DeviceLoss::FilteredCall {
             {{"e", compact}, {"c", w.c}, {"rows", rows}, {"target", w.target}, {"lse", a.lse}, {"g", g}, {"dz", dz}},
         .lists = {{"kept", kept}},
         .device_sizes = sizes};
+    if (groups_rows(desc)) tiles.tensors.emplace_back("outside", call.at(space.moved_outside, f32, {M}));
     gather(w, tiles);
     call.run(DeviceProgram::grad_tiles, tiles);
     if (a.dc.given()) {

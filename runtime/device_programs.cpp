@@ -56,6 +56,7 @@ constexpr std::string_view names[device_programs] = {
     "lse_tiles",
     "stash_tiles",
     "dz_of_stash",
+    "mass_outside",
     "count_askers",
     "rate_rows",
     "place_rows",
@@ -126,8 +127,11 @@ bool stashes(const PlanDesc& desc) {
 }
 
 double filter_eps(const PlanDesc& desc, const kernels::Blocks& b) {
-  if (desc.filter_threshold > 0) return desc.filter_threshold;
-  return std::min(0x1p-12, static_cast<double>(b.v) / (2.0 * static_cast<double>(desc.vocabulary)));
+  if (desc.filter == Filter::largest) return desc.filter_threshold;
+  // Masses of smaller blocks are as much smaller, and there are more of them to lose.
+  const double share = std::min(1.0, static_cast<double>(b.v) / 128);
+  if (desc.filter_threshold > 0) return desc.filter_threshold * share;
+  return std::min(0x1p-12 * share, static_cast<double>(b.v) / (2.0 * static_cast<double>(desc.vocabulary)));
 }
 
 std::size_t filter_limit(const PlanDesc& desc, bool copies_c) {
@@ -172,6 +176,7 @@ std::string_view DevicePrograms::name(DeviceProgram which) { return names[static
 bool DevicePrograms::used(DeviceProgram which) const {
   const bool corrects_e = desc_.correction && desc_.filter_e, corrects_c = desc_.correction && desc_.filter_c;
   switch (which) {
+    case DeviceProgram::mass_outside:
     case DeviceProgram::count_askers:
     case DeviceProgram::rate_rows:
     case DeviceProgram::place_rows:
@@ -252,8 +257,13 @@ Program DevicePrograms::record(DeviceProgram which) const {
   const kernels::Sides sides{desc_.filter_e, desc_.filter_c};
   // The rule to compare with stays as it is known.
   const bool by_mass = groups_rows(desc_);
+  constexpr double sure = 0.125;  // at 0 the worst row of a model's softmax loses 0.7 of itself, so 0.04
   const double eps = filtered_ ? filter_eps(desc_, backward) : 0;
-  const kernels::KeepRule keep_rule{eps, desc_.correction, by_mass ? 16 * eps : 0, by_mass};
+  const kernels::KeepRule keep_rule{.eps = eps,
+                                    .correct = desc_.correction,
+                                    .together = by_mass ? 16 * eps : 0,
+                                    .group = by_mass,
+                                    .sure = by_mass ? sure : 0};
   const auto statistic = !filtered_                        ? kernels::BlockStatistic::none
                          : desc_.filter == Filter::largest ? kernels::BlockStatistic::largest
                                                            : kernels::BlockStatistic::lse;
@@ -315,7 +325,7 @@ Program DevicePrograms::record(DeviceProgram which) const {
     case DeviceProgram::sum_dc_f32_add: return sum_dc(f32, true);
     case DeviceProgram::clear_rows: return kernels::clear_rows(compact, few, many);
     case DeviceProgram::clear_rows_by_8: return kernels::clear_rows(by_8, few, many / 4);
-    case DeviceProgram::grad_tiles: return kernels::grad_tiles(windowed, backward);
+    case DeviceProgram::grad_tiles: return kernels::grad_tiles(windowed, backward, filtered_ && by_mass);
     case DeviceProgram::grad_e: return grad_e(false, false);
     case DeviceProgram::grad_e_begin: return grad_e(false, true);
     case DeviceProgram::grad_e_add: return grad_e(true, true);
@@ -326,6 +336,7 @@ Program DevicePrograms::record(DeviceProgram which) const {
     case DeviceProgram::lse_tiles: return kernels::lse_tiles(compact, backward, false);
     case DeviceProgram::stash_tiles: return kernels::lse_tiles(compact, backward, true);
     case DeviceProgram::dz_of_stash: return kernels::dz_of_stash(compact, backward);
+    case DeviceProgram::mass_outside: return kernels::mass_outside(compact, backward);
     case DeviceProgram::count_askers: return kernels::count_askers(compact, backward, keep_rule);
     case DeviceProgram::rate_rows: return kernels::rate_rows(compact, backward, keep_rule);
     case DeviceProgram::place_rows: return kernels::place_rows(kernels::grouped_rows);

@@ -59,7 +59,8 @@ enum class DeviceProgram : std::uint8_t {
   lse_tiles,    // with a stash: the forward by tiles of dz
   stash_tiles,  // the same where the stash has room
   dz_of_stash,
-  count_askers,  // what follows: of a filtered backward
+  mass_outside,  // what follows: of a filtered backward
+  count_askers,
   rate_rows,
   place_rows,
   move_rows,
@@ -89,7 +90,7 @@ enum class DeviceProgram : std::uint8_t {
   sum_rows,
   score_rows,
 };
-inline constexpr std::size_t device_programs = 73;
+inline constexpr std::size_t device_programs = 74;
 /// Whether a plan filters.
 bool filters(const PlanDesc& desc);
 /// Whether tokens of a plan that filters are not the rows of c one after the other. `boxed`: c is read in boxes.

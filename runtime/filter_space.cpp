@@ -36,6 +36,8 @@ FilterSpace lay_out_filter(std::byte* memory, const PlanDesc& desc, std::int64_t
     s.rows = carve.take<std::int64_t>(P);
     s.moved_target = carve.take<std::int32_t>(P);
     s.moved_g = carve.take<float>(P);
+    s.outside = carve.take<float>(P);
+    s.moved_outside = carve.take<float>(P);
   } else {
     s.rows = s.labels.rows;
     s.moved_target = s.labels.target;

@@ -36,7 +36,7 @@ struct FilterSpace {
   // What group_rows.cpp makes, or rows as they lay: [B] of all blocks, else [P].
   std::int32_t *askers, *rating, *moved_target;
   std::int64_t *place, *from, *rows;
-  float* moved_g;
+  float *moved_g, *outside, *moved_outside;
   float* sum;                                        // [P, D]
   std::int32_t* keep;                                // [B, R]
   float* block_left_out;                             // [B, R]

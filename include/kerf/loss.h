@@ -32,7 +32,8 @@ enum class Reduction : std::uint8_t { none, mean, sum };
 /// takes min_memory, nor dense, which refuses calls without a stash.
 enum class Strategy : std::uint8_t { automatic, exact_recompute, min_memory, filtered, exact_stash, dense };
 /// Which tiles (a block of rows by a block of the vocabulary) of dz a filtered backward leaves out. mass: those in
-/// which no row has its target, nor probabilities that add up to filter_threshold. largest: those in which no row has
+/// which no row has its target, nor probabilities that add up to filter_threshold (of blocks of at least 128 tokens; of
+/// smaller ones, and of rows that are sure of their token, to as much less). largest: those in which no row has
 /// its target, nor a probability of filter_threshold (the rule of cut-cross-entropy, without a correction, to compare
 /// with). automatic: mass with bf16 and f16 and a vocabulary of at least 16384, or with Strategy::filtered; else off;
 /// on a GPU calls of fewer than 512 tokens, which would not pay for copies of c in an order, are exact as well.

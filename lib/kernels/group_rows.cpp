@@ -22,12 +22,13 @@
 namespace kerf::kernels {
 
 GroupedRows reference_group_rows(Shape s, Blocks b, KeepRule rule, const Doubles& block_lse, const Doubles& lse,
-                                 const Rows& rows, const Labels& target, const Doubles& g, std::int64_t group) {
+                                 const Rows& rows, const Labels& target, const Doubles& g, const Doubles& outside,
+                                 std::int64_t group) {
   const std::int64_t P = std::ssize(rows), B = vocabulary_blocks(s, b);
   const auto asks = [&](std::int64_t v, std::int64_t n) {
     if (rows[n] < 0 || g[n] == 0) return false;
     const double mass = std::exp(block_lse[v * P + n] - lse[rows[n]]);
-    return reference_asks(b, rule, v, target[n], g[n], mass);
+    return reference_asks(b, rule, v, target[n], g[n], rule.sure > 0 ? outside[n] : 0, mass);
   };
   GroupedRows out{Rows(static_cast<std::size_t>(B)), Labels(static_cast<std::size_t>(P)),
                   Rows(static_cast<std::size_t>(P))};
@@ -49,30 +50,32 @@ namespace {
 
 /// What programs know of rows before they are moved.
 struct RowTensors {
-  RowTensors(ProgramBuilder& p, const Shape& s, const Blocks& b)
+  RowTensors(ProgramBuilder& p, const Shape& s, const Blocks& b, const KeepRule& rule)
       : B(p.axis("B", vocabulary_blocks(s, b))),
         P(p.axis("P")),
         block_lse(p.input("block_lse", f32, {B, P})),
         lse(p.input("lse", f32, {p.axis("T")})),
         rows(p.input("rows", i64, {P})),
         target(p.input("target", i32, {P})),
-        g(p.input("g", f32, {P})) {}
+        g(p.input("g", f32, {P})) {
+    if (rule.sure > 0) outside = p.input("outside", f32, {P});
+  }
   Tile row(Block n) const { return load(rows, n, fill(-1)); }
   Tile asks(const Blocks& b, const KeepRule& rule, Block v, Block n) const {
     Tile r = row(n);
-    return Asking(b, rule, r, load(target, n, fill(-1)), load(g, n), load(block_lse, v, n, fill(-inf)),
-                  load(lse, r, fill(inf)), v)
+    return Asking(b, rule, r, load(target, n, fill(-1)), load(g, n), rule.sure > 0 ? load(outside, n) : Tile(),
+                  load(block_lse, v, n, fill(-inf)), load(lse, r, fill(inf)), v)
         .asks;
   }
   Axis B, P;
-  Tensor block_lse, lse, rows, target, g;
+  Tensor block_lse, lse, rows, target, g, outside;
 };
 
 }  // namespace
 
 Program count_askers(Shape s, Blocks b, KeepRule rule) {
   ProgramBuilder p("count_askers");
-  const RowTensors t(p, s, b);
+  const RowTensors t(p, s, b, rule);
   Tensor askers = p.output("askers", i32, {t.B});
   Block v = p.parallel(t.B, 4);
   store(askers, v, p.loop(t.P, 256, full(v, 0, i32), [&](Block n, Tile sum) {
@@ -83,7 +86,7 @@ Program count_askers(Shape s, Blocks b, KeepRule rule) {
 
 Program rate_rows(Shape s, Blocks b, KeepRule rule) {
   ProgramBuilder p("rate_rows");
-  const RowTensors t(p, s, b);
+  const RowTensors t(p, s, b, rule);
   Tensor askers = p.input("askers", i32, {t.B}), rating = p.output("rating", i32, {t.P});
   Block n = p.parallel(t.P, 32);
   Tile most = cast(p.size(t.P) + 1, i32);
@@ -115,15 +118,17 @@ Program move_rows() {
   ProgramBuilder p("move_rows");
   Axis P = p.axis("P");
   Tensor place = p.input("place", i64, {P}), rows = p.input("rows", i64, {P}), target = p.input("target", i32, {P});
-  Tensor g = p.input("g", f32, {P});
+  Tensor g = p.input("g", f32, {P}), outside = p.input("outside", f32, {P});
   Tensor from = p.output("from", i64, {P}), moved = p.output("moved_rows", i64, {P});
   Tensor moved_target = p.output("moved_target", i32, {P}), moved_g = p.output("moved_g", f32, {P});
+  Tensor moved_outside = p.output("moved_outside", f32, {P});
   Block n = p.parallel(P, 256);
   Tile to = load(place, n, fill(-1));
   store(from, to, n.index());
   store(moved, to, load(rows, n));
   store(moved_target, to, load(target, n));
   store(moved_g, to, load(g, n));
+  store(moved_outside, to, load(outside, n));
   return p.finish();
 }
 

@@ -7,6 +7,9 @@
 //
 //   |g| mass < eps |g|   is false where anything is NaN, and so keeps
 //
+// A row that is sure of its token has small gradients, of which eps would be a large share: where less than `sure` of
+// it lies outside the block of its target, that many times less counts as small. mass_outside adds up what does.
+//
 // What a dropped tile would have added is nearly its mass times the mean row of c in its block: m[b,n] = g mass. Two
 // products with a block of the vocabulary in place of a token put it back: correct_e adds m^T cmean to de, correct_c
 // the mean over its block of m e to each row of dc. Measured on a trained model's softmax this makes the error of
@@ -22,7 +25,8 @@
 namespace kerf::kernels {
 
 KeptTiles reference_keep_tiles(Shape s, Blocks b, KeepRule rule, const Doubles& block_lse, const Doubles& lse,
-                               const Rows& rows, const Labels& target, const Doubles& g, const Rows& from) {
+                               const Rows& rows, const Labels& target, const Doubles& g, const Doubles& outside,
+                               const Rows& from) {
   const std::int64_t P = std::ssize(rows), B = vocabulary_blocks(s, b), R = (P + b.n - 1) / b.n;
   KeptTiles out{std::vector<bool>(static_cast<std::size_t>(B * R)), Doubles(static_cast<std::size_t>(B * P)),
                 Doubles(static_cast<std::size_t>(B * R))};
@@ -34,7 +38,7 @@ KeptTiles reference_keep_tiles(Shape s, Blocks b, KeepRule rule, const Doubles& 
       for (std::int64_t n = r * b.n; n < end; ++n) {
         if (rows[n] < 0 || g[n] == 0) continue;
         const double mass = std::exp(block_lse[v * P + from[n]] - lse[rows[n]]);
-        keep = keep || reference_asks(b, rule, v, target[n], g[n], mass);
+        keep = keep || reference_asks(b, rule, v, target[n], g[n], rule.sure > 0 ? outside[n] : 0, mass);
         lost += mass;
       }
       keep = keep || (rule.together > 0 && lost >= rule.together);
@@ -49,12 +53,40 @@ KeptTiles reference_keep_tiles(Shape s, Blocks b, KeepRule rule, const Doubles& 
   return out;
 }
 
+Doubles reference_mass_outside(Shape s, Blocks b, const Doubles& block_lse, const Doubles& lse, const Rows& rows,
+                               const Labels& target) {
+  const std::int64_t P = std::ssize(rows);
+  Doubles outside(static_cast<std::size_t>(P));
+  for (std::int64_t v = 0; v < vocabulary_blocks(s, b); ++v)
+    for (std::int64_t n = 0; n < P; ++n)
+      if (rows[n] >= 0 && !(target[n] >= 0 && target[n] / b.v == v))
+        outside[n] += std::exp(block_lse[v * P + n] - lse[rows[n]]);
+  return outside;
+}
+
+Program mass_outside(Shape s, Blocks b) {
+  ProgramBuilder p("mass_outside");
+  Axis B = p.axis("B", vocabulary_blocks(s, b)), P = p.axis("P"), T = p.axis("T");
+  Tensor block_lse = p.input("block_lse", f32, {B, P}), lse = p.input("lse", f32, {T});
+  Tensor rows = p.input("rows", i64, {P}), target = p.input("target", i32, {P}),
+         outside = p.output("outside", f32, {P});
+  Block n = p.parallel(P, 32);
+  Tile row = load(rows, n, fill(-1)), row_lse = load(lse, row, fill(inf)), y = cast(load(target, n, fill(-1)), i64);
+  Tile sum = p.loop(B, 64, zeros(n), [&](Block v, Tile sum) {
+    Tile mass = exp(load(block_lse, v, n, fill(-inf)) - row_lse);
+    return sum + reduce_sum(where(y >= 0 && y / b.v == v.index(), 0, mass), B);
+  });
+  store(outside, n, where(row >= 0, sum, 0));
+  return p.finish();
+}
+
 Program keep_tiles(Shape s, Blocks b, KeepRule rule) {
   ProgramBuilder p("keep_tiles");
   Axis B = p.axis("B", vocabulary_blocks(s, b)), P = p.axis("P"), R = p.axis("R"), T = p.axis("T");
   Tensor block_lse = p.input("block_lse", f32, {B, P}), lse = p.input("lse", f32, {T});
   Tensor rows = p.input("rows", i64, {P}), target = p.input("target", i32, {P}), g = p.input("g", f32, {P});
-  Tensor from;
+  Tensor from, outside;
+  if (rule.sure > 0) outside = p.input("outside", f32, {P});
   if (rule.group) from = p.input("from", i64, {P});
   Tensor keep = p.output("keep", i32, {B, R}), left_out = p.output("left_out", f32, {B, R}), m;
   if (rule.correct) m = p.output("m", s.dtype, {B, P});
@@ -62,7 +94,7 @@ Program keep_tiles(Shape s, Blocks b, KeepRule rule) {
   Block v = p.parallel(B, 16), n = p.parallel(P, b.n);
   Tile r = load(rows, n, fill(-1));
   const Asking row(
-      b, rule, r, load(target, n, fill(-1)), load(g, n),
+      b, rule, r, load(target, n, fill(-1)), load(g, n), rule.sure > 0 ? load(outside, n) : Tile(),
       rule.group ? load(block_lse, v, load(from, n, fill(-1)), fill(-inf)) : load(block_lse, v, n, fill(-inf)),
       load(lse, r, fill(inf)), v);
   Tile asked = reduce_any(row.asks, P), lost = reduce_sum(where(row.g == 0, 0, row.mass), P);

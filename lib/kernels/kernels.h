@@ -35,7 +35,11 @@ struct KeepRule {
   bool correct = true;  // say what dropped tiles leave out
   double together = 0;  // a tile is kept as well if the masses of its rows add up to this; 0: not looked at
   bool group = true;    // rows that ask for the same blocks are to lie together
+  /// What is small goes by what a row has: where less than this lies outside the block of its target, eps is as much
+  /// smaller, down to least_share of it. 0: eps for all rows alike, and no tensor outside.
+  double sure = 0;
 };
+inline constexpr double least_share = 0x1p-20;
 /// Which gradients leave out tiles that are not kept.
 struct Sides {
   bool e = true, c = true;
@@ -114,8 +118,10 @@ Program combine(std::int64_t block_n, std::int64_t block_s);
 Program lse_tiles(Shape s, Blocks b, bool stash);
 /// What lse_tiles packed becomes dz, in place: g (stash exp(part_max - lse) - [v = target]), part_max [B, N].
 Program dz_of_stash(Shape s, Blocks b);
-/// dz of the tiles in the list `kept` (N x V), packed [V, N] inside a tile: g (exp(z - lse) - [v = target]).
-Program grad_tiles(Shape s, Blocks b);
+/// dz of the tiles in the list `kept` (N x V), packed [V, N] inside a tile: g (exp(z - lse) - [v = target]). With
+/// `outside` a target gets -g times what all other tokens of its row have: those of its block, added up, and
+/// outside [N], which mass_outside makes, unless that is NaN.
+Program grad_tiles(Shape s, Blocks b, bool outside = false);
 /// de[rows[n]] = scale * sum over kept tiles of dz c. With `from_sum` starts from sum [N, D] f32, or with `apart` adds
 /// it at the end; with `to_sum` writes there instead of de.
 Program grad_e(Shape s, Blocks b, bool from_sum, bool to_sum, bool apart = false);
@@ -132,9 +138,11 @@ Program sum_dc(Shape s, DType out, bool accumulate, std::int64_t block_s, std::i
 // ---- the choice of tiles (keep_tiles.cpp), B blocks of V and R of rows; arrays over P go on past the rows with a
 // label
 
-/// block_lse [B, P], lse [T], rows, target, g, from [P] -> keep [B, R] i32; left_out [B, R] f32, mass of the dropped;
-/// with `correct` m [B, P]: g mass where the tile is dropped, else 0. Row n is row from[n] of block_lse, or n without
-/// `group`, which needs no `from`.
+/// block_lse [B, P], lse [T], rows, target [P] -> outside [P] f32: the mass outside the block of the target.
+Program mass_outside(Shape s, Blocks b);
+/// block_lse [B, P], lse [T], rows, target, g, outside, from [P] -> keep [B, R] i32; left_out [B, R] f32, mass of the
+/// dropped; with `correct` m [B, P]: g mass where the tile is dropped, else 0. Row n is row from[n] of block_lse, or n
+/// without `group`, which needs no `from`.
 Program keep_tiles(Shape s, Blocks b, KeepRule rule);
 /// cmean [B, D]: the mean row of c in each block, b.d of D at a time.
 Program block_means(Shape s, Blocks b);
@@ -145,7 +153,7 @@ Program correct_c(Shape s, Blocks b);
 
 // ---- rows in an order in which those of a block ask for the same (group_rows.cpp); every row of P has a place
 
-/// block_lse, lse, rows, target, g as above, row n being row n of block_lse -> askers [B] i32.
+/// block_lse, lse, rows, target, g, outside as above, row n being row n of block_lse -> askers [B] i32.
 Program count_askers(Shape s, Blocks b, KeepRule rule);
 /// The same and askers -> rating [P] i32: P + 1 less the rows that ask for the rarest block that the row asks for; 0 if
 /// it asks for none, -1 if there is no row.
@@ -154,7 +162,7 @@ Program rate_rows(Shape s, Blocks b, KeepRule rule);
 /// first, equal ones as they are. G is the size of an axis: how many times `rows` there are, rounded up.
 inline constexpr std::int64_t grouped_rows = 8192;
 Program place_rows(std::int64_t rows);
-/// place, rows, target, g [P] -> moved_rows, moved_target, moved_g, from [P].
+/// place, rows, target, g, outside [P] -> moved_rows, moved_target, moved_g, moved_outside, from [P].
 Program move_rows();
 
 // ---- lists of the kept (select_tiles.cpp): tiles are items, numbered through the whole vocabulary; Q = B + 1
@@ -166,11 +174,10 @@ Program rank_columns(Sides sides, std::int64_t block_n);
 Program rank_rows(Sides sides, std::int64_t block_n);
 /// count [B] -> begin [Q] i64.
 Program begin_columns();
-/// The rows of a list, row_begin [R + 1], cut into pieces of equal length, about `most` and one more for each row; the
-/// first piece of each row comes first, then the second: start [most, R] i32, where the items of a row's pieces begin;
-/// begin [S] i32, the same by pieces; piece_row [S] i32, the row of each; piece_begin [R + 1], piece_items [S] i32, the
-/// pieces of each row; count [1] i32, rows [1] i64,
-/// their number and block_n times that. most is the size of an axis, R2 has that of R.
+/// The rows of a list, row_begin [R + 1], cut into pieces of equal length, about `most`, and what is left of each row;
+/// the longest come first: start [most, R] i32, where the items of a row's pieces begin; begin [S] i32, the same by
+/// pieces; piece_row [S] i32, the row of each; piece_begin [R + 1], piece_items [S] i32, the pieces of each row; count
+/// [1] i32, rows [1] i64, their number and block_n times that. most is the size of an axis, R2 has that of R.
 Program cut_rows(std::int64_t block_n);
 /// row_items [K] of the list, by pieces: items [K] i32; item_piece [K] i32, the piece of each item.
 Program place_items();

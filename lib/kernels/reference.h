@@ -44,7 +44,7 @@ Doubles reference_stash(Shape s, Blocks b, const Doubles& e, const Doubles& c, c
 /// [kept, b.v, b.n]
 Doubles reference_grad_tiles(Shape s, Blocks b, const Doubles& e, const Doubles& c, const Rows& rows,
                              const Labels& target, const Doubles& lse, const Doubles& g,
-                             const std::vector<TileAt>& kept);
+                             const std::vector<TileAt>& kept, const Doubles& outside = {});
 /// Adds to de at rows[n].
 void reference_grad_e(Shape s, Blocks b, const Doubles& c, const Rows& rows, const std::vector<TileAt>& kept,
                       const Doubles& dz, double scale, Doubles& de);
@@ -57,13 +57,18 @@ struct KeptTiles {
   Doubles m, left_out;     // [B, P], [B, R]
 };
 KeptTiles reference_keep_tiles(Shape s, Blocks b, KeepRule rule, const Doubles& block_lse, const Doubles& lse,
-                               const Rows& rows, const Labels& target, const Doubles& g, const Rows& from);
+                               const Rows& rows, const Labels& target, const Doubles& g, const Doubles& outside,
+                               const Rows& from);
+/// [P], 0 where there is no row.
+Doubles reference_mass_outside(Shape s, Blocks b, const Doubles& block_lse, const Doubles& lse, const Rows& rows,
+                               const Labels& target);
 struct GroupedRows {
   Rows askers;    // [B]
   Labels rating;  // [P]
   Rows from;      // [P]
 };
 GroupedRows reference_group_rows(Shape s, Blocks b, KeepRule rule, const Doubles& block_lse, const Doubles& lse,
-                                 const Rows& rows, const Labels& target, const Doubles& g, std::int64_t group);
+                                 const Rows& rows, const Labels& target, const Doubles& g, const Doubles& outside,
+                                 std::int64_t group);
 
 }  // namespace kerf::kernels

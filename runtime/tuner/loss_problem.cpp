@@ -16,7 +16,7 @@ constexpr double products_of_thread = 4e9;  // of sampled rows with the vocabula
 // Of the logits: what is each one's own, a bias that falls with the logarithm of the rank, and what a row likes of the
 // vocabulary, alike for neighbours in rank. Together they let wider blocks ask for little more, as a trained model's
 // do.
-constexpr float deviation = 0.5F, slope = 1.6F, liking = 5;
+constexpr float deviation = 0.5F, slope = 1.6F, liking = 4;
 constexpr std::int64_t alike = 1024;
 
 /// splitmix64: numbers by seed and place, so that threads can share the work.

@@ -138,7 +138,7 @@ TEST_CASE("filter: the rule of the largest probability takes rows as they lie, a
   for (const Filter filter : {Filter::mass, Filter::largest}) {
     desc.filter = filter;
     const std::vector<std::string> names = Plan(desc).program_names();
-    for (const char* name : {"count_askers", "rate_rows", "place_rows", "move_rows"})
+    for (const char* name : {"mass_outside", "count_askers", "rate_rows", "place_rows", "move_rows"})
       CHECK(std::count(names.begin(), names.end(), name) == (filter == Filter::mass));
   }
 }

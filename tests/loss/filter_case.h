@@ -64,6 +64,7 @@ inline std::int64_t block_of_vocabulary(std::int64_t vocabulary, std::int64_t bl
 /// in a dropped block to be the mean of the block, or without the correction 0.
 inline Expected filtered_loops(const LossCase& x, std::int64_t block, double eps,
                                const std::vector<std::int64_t>& order = {}) {
+  if (x.desc.filter != Filter::largest) eps *= std::min(1.0, static_cast<double>(block) / 128);
   const std::int64_t N = x.N, V = x.desc.vocabulary, D = x.desc.hidden, B = (V + block - 1) / block;
   Expected want = x.expected();
   std::fill(want.de.begin(), want.de.end(), 0);
@@ -90,9 +91,12 @@ inline Expected filtered_loops(const LossCase& x, std::int64_t block, double eps
       largest[n * B + block_of[v]] = std::max(largest[n * B + block_of[v]], p[n * V + v]);
     }
     if (upstream(n) == 0) continue;
-    const Doubles& known = x.desc.filter == Filter::largest ? largest : mass;
+    const bool by_mass = x.desc.filter != Filter::largest;
+    double outside = 0;  // the block of its label; a row with little there asks for shares of it
+    for (std::int64_t b = 0; b < B; ++b) outside += b == block_of[x.label[n]] ? 0 : mass[n * B + b];
+    const double least = by_mass ? eps * std::clamp(outside / 0.125, 0x1p-20, 1.0) : eps;
     for (std::int64_t b = 0; b < B; ++b) {
-      if (known[n * B + b] >= eps || block_of[x.label[n]] == b) keep[b] = true;
+      if ((by_mass ? mass : largest)[n * B + b] >= least || block_of[x.label[n]] == b) keep[b] = true;
       together[b] += mass[n * B + b];
     }
   }

@@ -109,16 +109,24 @@ TEST_CASE("keep_tiles: a tile is kept if a row asks for it; the others' masses a
           g.set(50, not_a_number), g.set(66, inf);
         }
         for (std::int64_t n = valid; n < P; ++n) g.set(n, not_a_number);  // nobody wrote those
-        const KeepRule rule{.eps = 0x1p-9, .correct = correct, .together = special ? 0 : 0x1p-7, .group = group};
-        const KeptTiles want =
-            reference_keep_tiles(s, b, rule, block_lse.values(), lse.values(), row_list, labels, g.values(), from_list);
+        Array outside(f32, {P});  // of rows that are sure, of others, and of none
+        for (std::int64_t n = 0; n < P; ++n)
+          outside.set(n, n >= valid || (special && n == 11) ? not_a_number : std::exp(-12 * random.uniform()));
+        if (special) outside.set(12, 0), outside.set(13, 0x1p-30);
+        const KeepRule rule{.eps = 0x1p-9,
+                            .correct = correct,
+                            .together = special ? 0 : 0x1p-7,
+                            .group = group,
+                            .sure = group ? 0x1p-4 : 0};
+        const KeptTiles want = reference_keep_tiles(s, b, rule, block_lse.values(), lse.values(), row_list, labels,
+                                                    g.values(), outside.values(), from_list);
         std::int64_t kept = std::count(want.keep.begin(), want.keep.end(), true);
         CHECK(kept > 0);
         CHECK(kept < B * R);
         NamedArrays all = {{"block_lse", &block_lse}, {"lse", &lse}, {"rows", &rows},
                            {"target", &target},       {"g", &g},     {"keep", &keep},
                            {"left_out", &left_out}};
-        if (group) all.emplace_back("from", &from);
+        if (group) all.emplace_back("from", &from), all.emplace_back("outside", &outside);
         if (correct) all.emplace_back("m", &m);
         on_each_backend(keep_tiles(s, b, rule), {.arrays = all}, [&] {
           for (std::int64_t i = 0; i < B * R; ++i) CHECK(keep[i] == (want.keep[static_cast<std::size_t>(i)] ? 1 : 0));
@@ -132,7 +140,7 @@ TEST_CASE("keep_tiles: a tile is kept if a row asks for it; the others' masses a
 TEST_CASE("group_rows: rows go by the rarest block that they ask for, those without a label come last") {
   const Shape s{.vocabulary = 75, .hidden = 21, .dtype = f32, .compact = true};
   const Blocks b{.n = 16, .v = 8, .d = 16, .split = 1};
-  const KeepRule rule{.eps = 0x1p-5};
+  const KeepRule rule{.eps = 0x1p-5, .sure = 0x1p-3};
   const std::int64_t B = 10, P = 700, T = 850, group = 256;
   Random random(5);
   Array block_lse(f32, {B, P}), lse = normal(random, f32, {T});
@@ -153,11 +161,28 @@ TEST_CASE("group_rows: rows go by the rarest block that they ask for, those with
       block_lse.set(v * P + n, n >= valid || (n == 200 && v == 3) ? not_a_number : x);
     }
   }
-  const GroupedRows want =
-      reference_group_rows(s, b, rule, block_lse.values(), lse.values(), row_list, labels, g.values(), group);
+  Array outside(f32, {P});
+  const Doubles outside_ref = reference_mass_outside(s, b, block_lse.values(), lse.values(), row_list, labels);
+  on_each_backend(
+      mass_outside(s, b),
+      {.arrays =
+           {{"block_lse", &block_lse}, {"lse", &lse}, {"rows", &rows}, {"target", &target}, {"outside", &outside}}},
+      [&] {
+        for (std::int64_t n = 0; n < P; ++n) {
+          const double want = outside_ref[static_cast<std::size_t>(n)];
+          if (n == 200 || n == 100)
+            CHECK(std::isnan(outside[n]) == std::isnan(want));
+          else
+            CHECK(outside[n] == doctest::Approx(want).epsilon(1e-6));
+        }
+      });
+  for (std::int64_t n = 0; n < valid; ++n) outside.set(n, n == 300 ? not_a_number : std::exp(-8 * random.uniform()));
+  const GroupedRows want = reference_group_rows(s, b, rule, block_lse.values(), lse.values(), row_list, labels,
+                                                g.values(), outside.values(), group);
   CHECK(want.rating[static_cast<std::size_t>(want.from[0])] > want.rating[static_cast<std::size_t>(want.from[200])]);
   const NamedArrays asked = {{"block_lse", &block_lse}, {"lse", &lse}, {"rows", &rows},
-                             {"target", &target},       {"g", &g},     {"askers", &askers}};
+                             {"target", &target},       {"g", &g},     {"outside", &outside},
+                             {"askers", &askers}};
   on_each_backend(count_askers(s, b, rule), {.arrays = asked}, [&] {
     for (std::int64_t v = 0; v < B; ++v)
       CHECK(askers[v] == static_cast<double>(want.askers[static_cast<std::size_t>(v)]));
@@ -172,16 +197,18 @@ TEST_CASE("group_rows: rows go by the rarest block that they ask for, those with
                     for (std::int64_t i = 0; i < P; ++i)
                       CHECK(place[want.from[static_cast<std::size_t>(i)]] == static_cast<double>(i));
                   });
-  Array from(i64, {P}), moved_rows(i64, {P}), moved_target(i32, {P}), moved_g(f32, {P});
+  Array from(i64, {P}), moved_rows(i64, {P}), moved_target(i32, {P}), moved_g(f32, {P}), moved_outside(f32, {P});
   on_each_backend(move_rows(),
                   {.arrays = {{"place", &place},
                               {"rows", &rows},
                               {"target", &target},
                               {"g", &g},
+                              {"outside", &outside},
                               {"from", &from},
                               {"moved_rows", &moved_rows},
                               {"moved_target", &moved_target},
-                              {"moved_g", &moved_g}}},
+                              {"moved_g", &moved_g},
+                              {"moved_outside", &moved_outside}}},
                   [&] {
                     for (std::int64_t i = 0; i < P; ++i) {
                       const std::int64_t n = want.from[static_cast<std::size_t>(i)];
@@ -189,6 +216,7 @@ TEST_CASE("group_rows: rows go by the rarest block that they ask for, those with
                       CHECK(moved_rows[i] == rows[n]);
                       CHECK(moved_target[i] == target[n]);
                       CHECK((std::isnan(g[n]) ? std::isnan(moved_g[i]) : moved_g[i] == g[n]));
+                      CHECK((std::isnan(outside[n]) ? std::isnan(moved_outside[i]) : moved_outside[i] == outside[n]));
                       CHECK((moved_rows[i] < 0) == (i >= valid));
                     }
                   });
@@ -468,18 +496,21 @@ TEST_CASE("grad_tiles, grad_e and grad_c: in an order of the vocabulary, of some
       const OwnedTileList written(H, B, all_written);
 
       Array dz(k.dtype, {std::ssize(at) * b.v * b.n}), sum(f32, {N, D});
-      const Doubles dz_ref =
-          reference_grad_tiles(shape, b, e.values(), c_rows, row_list, labels, lse.values(), g.values(), at);
+      const bool with_outside = !gather;
+      Array outside(f32, {N});
+      for (std::int64_t n = 0; n < N; ++n) outside.set(n, n % 7 == 3 ? not_a_number : random.uniform());
+      const Doubles dz_ref = reference_grad_tiles(shape, b, e.values(), c_rows, row_list, labels, lse.values(),
+                                                  g.values(), at, with_outside ? outside.values() : Doubles());
       const auto with_order = [&](NamedArrays arrays) {
         if (gather) arrays.emplace_back("order", &order_in);
         return arrays;
       };
-      on_each_backend(
-          grad_tiles(shape, logits),
-          {.arrays = with_order(
-               {{"e", &e}, {"c", &c}, {"rows", &rows}, {"target", &target}, {"lse", &lse}, {"g", &g}, {"dz", &dz}}),
-           .lists = {{"kept", kept.ref()}}},
-          [&] { CHECK(error(dz, dz_ref).norm < tolerance(k.dtype)); });
+      NamedArrays of_dz = {{"e", &e},     {"c", &c}, {"rows", &rows}, {"target", &target},
+                           {"lse", &lse}, {"g", &g}, {"dz", &dz}};
+      if (with_outside) of_dz.emplace_back("outside", &outside);
+      on_each_backend(grad_tiles(shape, logits, with_outside),
+                      {.arrays = with_order(of_dz), .lists = {{"kept", kept.ref()}}},
+                      [&] { CHECK(error(dz, dz_ref).norm < tolerance(k.dtype)); });
       Rows same(static_cast<std::size_t>(N));
       std::iota(same.begin(), same.end(), 0);
       Doubles sum_ref(static_cast<std::size_t>(N * D), 0);
