@@ -18,14 +18,18 @@ namespace kerf::runtime {
 
 FilterRanges DeviceLoss::filter_ranges(std::int64_t rows) const {
   std::size_t limit = filter_limit(desc_, filtered_->copies_c());
-  // What the forward leaves for the backward counts.
-  const auto [blocks, tokens] = block_lse_shape(rows);
-  limit -= std::min(limit, static_cast<std::size_t>(blocks * tokens) * sizeof(float));
+  limit -= std::min(limit, block_lse_bytes(rows));
   return choose_filter_ranges(desc_, rows, *filtered_, limit);
 }
 
 std::array<std::int64_t, 2> DeviceLoss::block_lse_shape(std::int64_t rows) const {
   return {blocks_of(desc_.vocabulary, filtered_->blocks().backward.v), label_blocks(rows) * kernels::label_block};
+}
+
+std::size_t DeviceLoss::block_lse_bytes(std::int64_t rows) const {
+  if (!filters(rows)) return 0;
+  const auto [blocks, tokens] = block_lse_shape(rows);
+  return static_cast<std::size_t>(blocks * tokens) * sizeof(float);
 }
 
 void DeviceLoss::read_back(void* to, const void* from, std::size_t bytes, Stream stream) const {

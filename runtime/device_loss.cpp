@@ -117,8 +117,8 @@ Ranges DeviceLoss::ranges(const DevicePrograms& p, std::int64_t rows) const {
     const std::int64_t down = label_blocks(rows) * kernels::label_block / b.n;
     return {columns, std::clamp<std::int64_t>(blocks_of(few_tiles, down), 1, columns)};
   }
-  std::size_t limit = desc_.workspace_limit;
-  if (limit == 0) {
+  std::size_t limit = desc_.workspace_limit - std::min(desc_.workspace_limit, block_lse_bytes(rows));
+  if (desc_.workspace_limit == 0) {
     limit = std::size_t{pool_ && stashes(desc_) ? 64U : 1024U} << 20;  // as on the host
     if (p.copies_c()) limit += static_cast<std::size_t>(desc_.vocabulary * copied_row(desc_) * size_of(desc_.dtype));
   }

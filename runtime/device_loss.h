@@ -71,6 +71,8 @@ class DeviceLoss {
   DevicePrograms& filtered_programs() { return *filtered_; }
   FilterRanges filter_ranges(std::int64_t rows) const;
   std::array<std::int64_t, 2> block_lse_shape(std::int64_t rows) const;
+  /// What the forward leaves for the backward counts to workspace_limit; 0 where calls of so many rows do not filter.
+  std::size_t block_lse_bytes(std::int64_t rows) const;
   FilterReport filter_report(const TensorRef& workspace, Stream stream) const;
   void set_order(const std::vector<std::int64_t>& order, const char* call);
   /// Sorts the vocabulary by c times the sum of the rows of e; waits for the stream.

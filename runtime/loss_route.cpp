@@ -65,7 +65,10 @@ std::size_t LossRoute::stash_bytes(std::int64_t rows) const {
 std::size_t LossRoute::limit(std::int64_t rows) const {
   if (desc_.strategy == Strategy::min_memory) return 0;
   if (desc_.workspace_limit == 0) return std::size_t{64} << 20;
-  return desc_.workspace_limit - (desc_.strategy == Strategy::automatic ? stash_bytes(rows) : 0);
+  const std::size_t beside = filter()                                ? filter()->block_lse_bytes(rows)
+                             : desc_.strategy == Strategy::automatic ? stash_bytes(rows)
+                                                                     : 0;
+  return desc_.workspace_limit - std::min(desc_.workspace_limit, beside);
 }
 
 std::size_t LossRoute::workspace(std::int64_t rows, bool backward) {

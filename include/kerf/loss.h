@@ -69,10 +69,10 @@ struct PlanDesc {
   Strategy strategy = Strategy::automatic;
   /// Bytes the backward may ask for; the least that works is used if larger. 0: 64 MiB on the CPU, 1 GiB on a GPU.
   /// min_memory does not look at it. On a GPU a copy of c comes on top with a hidden size that is no multiple of 8 and
-  /// nothing set here. A filtered backward, block_lse counted: 256 MiB on the CPU, 1 GiB on a GPU, or 1.25 GiB where c
-  /// is copied in the order of the vocabulary, in two halves if they take no more than half the limit: beside them the
-  /// sums in f32 and the copy of e of very many tokens may pass it. With automatic a stash counts too, and without a
-  /// limit there is none.
+  /// nothing set here. What filters counts block_lse, and without a limit has 256 MiB on the CPU, 1 GiB on a GPU,
+  /// or 1.25 GiB where c is copied in the order of the vocabulary, in two halves if they take no more than half the
+  /// limit: beside them the sums in f32 and the copy of e of very many tokens may pass it. With automatic a stash
+  /// counts too, and without a limit there is none.
   std::size_t workspace_limit = 0;
   Filter filter = Filter::automatic;
   double filter_threshold = 0;            // 0: 2^-12, or half of a block's share of the vocabulary if that is less

@@ -43,6 +43,27 @@ TEST_CASE("filter: what a plan reports and reserves is of the calls of so many r
   CHECK(reported(1, Filter::automatic, Order::identity) == std::pair(true, false));
 }
 
+TEST_CASE("filter: block_lse and what a backward asks for, filtered or exact, keep to workspace_limit together") {
+  PlanDesc desc{.hidden = 2304, .vocabulary = 256000, .dtype = bf16, .order = Order::identity};
+  for (const std::size_t limit : {std::size_t{256} << 20, std::size_t{512} << 20}) {
+    desc.workspace_limit = limit;
+    const runtime::DeviceLoss loss(desc, runtime::choose_boxed_blocks({256000, 2304, bf16}, Target::host()),
+                                   runtime::choose_plain_blocks({256000, 2304, bf16}), std::make_shared<ThreadPool>(1));
+    const auto [blocks, tokens] = loss.block_lse_shape(8192);
+    const std::size_t all = loss.workspace(8192, true) + static_cast<std::size_t>(blocks * tokens) * sizeof(float);
+    CHECK(all <= limit);
+    CHECK(all > limit - (std::size_t{16} << 20));
+  }
+  const Plan plan({.hidden = 64,
+                   .vocabulary = 256000,
+                   .dtype = bf16,
+                   .workspace_limit = std::size_t{96} << 20,
+                   .order = Order::identity,
+                   .threads = 2});
+  const auto [blocks, tokens] = plan.block_lse_shape(1024);
+  CHECK(plan.workspace_bytes(1024, true) + static_cast<std::size_t>(blocks * tokens) * sizeof(float) <= 96U << 20);
+}
+
 TEST_CASE("filter: results do not depend on the number of threads") {
   for (Order order : {Order::identity, Order::automatic}) {
     std::vector<std::vector<std::byte>> bits;
