@@ -18,6 +18,14 @@ std::int64_t shortest_block(std::int64_t tokens) {
   return rows;
 }
 
+/// Blocks of the vocabulary in a part of the forward: as many as a shared cache holds, but few enough that a single
+/// block of rows has work for many threads.
+std::int64_t blocks_in_part(const kernels::Shape& s, std::int64_t v) {
+  constexpr std::int64_t least_parts = 32;
+  const std::int64_t blocks = (s.vocabulary + v - 1) / v;
+  return std::max<std::int64_t>(std::min(part_bytes / size_of(s.dtype) / v / s.hidden, blocks / least_parts), 1);
+}
+
 }  // namespace
 
 Target target_of(const PlanDesc& desc) { return desc.arch.empty() ? Target::of(desc.device) : Target::cuda(desc.arch); }
@@ -62,8 +70,7 @@ DeviceBlocks choose_filter_blocks(const kernels::Shape& s) {
   b.forward.v = b.backward.v = clip(128, s.vocabulary);
   b.backward.n = 128;
   b.backward.d = b.forward.d;
-  const std::int64_t blocks = (s.vocabulary + b.forward.v - 1) / b.forward.v;
-  b.forward.split = std::clamp<std::int64_t>(part_bytes / size_of(s.dtype) / b.forward.v / s.hidden, 1, blocks);
+  b.forward.split = blocks_in_part(s, b.forward.v);
   b.many = 1;
   b.forward_schedule = exact.forward_schedule;
   return b;
@@ -82,9 +89,7 @@ PlanBlocks choose_blocks(const kernels::Shape& s, std::int64_t tokens) {
   out.forward.d = clip(forward_d, s.hidden);
   out.forward_schedule.stage = rows * s.hidden * (s.dtype == bf16 ? 2 : 4) <= staged_bytes;
   if (out.forward_schedule.stage) out.forward.v = clip(128, s.vocabulary);
-  const std::int64_t blocks = (s.vocabulary + out.forward.v - 1) / out.forward.v;
-  const std::int64_t fit = part_bytes / size_of(s.dtype) / out.forward.v / s.hidden;
-  out.forward.split = std::clamp<std::int64_t>(fit, 1, blocks);
+  out.forward.split = blocks_in_part(s, out.forward.v);
   out.forward.n = out.backward.n = shortest_block(tokens);
   // So few rows do not pay for what is copied of two vectors of the vocabulary at a time.
   if (out.forward.n == 16) out.forward_schedule.dot_vectors = 1;
