@@ -44,7 +44,8 @@ TEST_CASE("ptx: the programs of the loss assemble for the oldest architecture an
     const kernels::Shape shape{.vocabulary = 50257, .hidden = 333, .dtype = t};
     const kernels::Blocks blocks{.n = 64, .v = 64, .d = 64, .split = 16};
     for (const Program& p :
-         {kernels::lse_forward(shape, blocks), kernels::combine(128, 8), kernels::grad_tiles(shape, blocks),
+         {kernels::lse_forward(shape, blocks), kernels::lse_forward(shape, blocks, kernels::BlockStatistic::lse),
+          kernels::combine(128, 8), kernels::grad_tiles(shape, blocks), kernels::grad_tiles(shape, blocks, true),
           kernels::grad_e(shape, blocks, true, false), kernels::grad_c(shape, blocks, t, true)}) {
       const std::string text = emit(p, Stage::assembly, Target::cuda("sm_80"));
       CHECK(has(text, "mma.sync.aligned.m16n8k16") == (t != f32 && p.name() != "combine"));
@@ -63,12 +64,16 @@ TEST_CASE("ptx: on sm_90a products of bf16 and f16 are read by TMA and multiplie
       const kernels::Blocks small{.n = 64, .v = 64, .d = 64, .split = 1};
       const kernels::Blocks rows{.n = 128, .v = 256, .d = 256, .split = 1},
           columns{.n = 128, .v = 256, .d = 128, .split = 1};
-      for (const Program& p : {kernels::lse_forward(shape, logits), kernels::lse_forward(shape, wide),
-                               kernels::lse_forward(shape, small), kernels::grad_tiles(shape, logits),
-                               kernels::grad_tiles(shape, small), kernels::lse_tiles(shape, logits, true),
-                               kernels::lse_tiles(shape, logits, false), kernels::grad_e(shape, rows, false, false),
-                               kernels::grad_e(shape, rows, true, true), kernels::grad_c(shape, columns, t, false),
-                               kernels::grad_c(shape, columns, f32, true), kernels::grad_c_parts(shape, columns)}) {
+      for (const Program& p :
+           {kernels::lse_forward(shape, logits, kernels::BlockStatistic::lse),
+            kernels::lse_forward(shape, wide, kernels::BlockStatistic::lse),
+            kernels::lse_forward(shape, wide, kernels::BlockStatistic::largest),
+            kernels::grad_tiles(shape, logits, true), kernels::lse_forward(shape, logits),
+            kernels::lse_forward(shape, wide), kernels::lse_forward(shape, small), kernels::grad_tiles(shape, logits),
+            kernels::grad_tiles(shape, small), kernels::lse_tiles(shape, logits, true),
+            kernels::lse_tiles(shape, logits, false), kernels::grad_e(shape, rows, false, false),
+            kernels::grad_e(shape, rows, true, true), kernels::grad_c(shape, columns, t, false),
+            kernels::grad_c(shape, columns, f32, true), kernels::grad_c_parts(shape, columns)}) {
         const std::string text = emit(p, Stage::assembly, Target::cuda("sm_90a"));
         CHECK(has(text, "wgmma.mma_async.sync.aligned"));
         CHECK(has(text, "cp.async.bulk.tensor.2d.shared::cluster.global"));
