@@ -26,13 +26,30 @@ void* allocate(std::size_t bytes, std::align_val_t alignment) {
   throw std::bad_alloc();
 }
 
+template <class... To>
+void* allocate_or_null(std::size_t bytes, To... alignment) noexcept {
+  try {
+    return allocate(bytes, alignment...);
+  } catch (const std::bad_alloc&) {
+    return nullptr;
+  }
+}
+
 }  // namespace
 
-// For the whole test program.
+// For the whole test program. A sanitizer has forms of its own for those that are not replaced.
 void* operator new(std::size_t bytes) { return allocate(bytes); }
 void* operator new[](std::size_t bytes) { return allocate(bytes); }
 void* operator new(std::size_t bytes, std::align_val_t to) { return allocate(bytes, to); }
 void* operator new[](std::size_t bytes, std::align_val_t to) { return allocate(bytes, to); }
+void* operator new(std::size_t bytes, const std::nothrow_t&) noexcept { return allocate_or_null(bytes); }
+void* operator new[](std::size_t bytes, const std::nothrow_t&) noexcept { return allocate_or_null(bytes); }
+void* operator new(std::size_t bytes, std::align_val_t to, const std::nothrow_t&) noexcept {
+  return allocate_or_null(bytes, to);
+}
+void* operator new[](std::size_t bytes, std::align_val_t to, const std::nothrow_t&) noexcept {
+  return allocate_or_null(bytes, to);
+}
 void operator delete(void* p) noexcept { std::free(p); }
 void operator delete[](void* p) noexcept { std::free(p); }
 void operator delete(void* p, std::size_t) noexcept { std::free(p); }
