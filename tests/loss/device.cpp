@@ -107,23 +107,34 @@ TEST_CASE_TEMPLATE("device loss: a small workspace_limit and min_memory give the
 
 TEST_CASE_TEMPLATE("device loss: repeated calls give the same bits, also with little memory", On, Steps, Gpu) {
   if (!On::here()) return;
-  for (auto [dtype, aligned] : {std::pair{f32, false}, {bf16, true}, {bf16, false}, {f16, true}})
-    for (const bool little : {false, true}) {
-      CAPTURE(name_of(dtype));
-      CAPTURE(aligned);
-      CAPTURE(little);
-      Routed<On> x({333, 3000, 72}, {.dtype = dtype});
-      if (aligned) x.align();
-      if (little) x.desc.workspace_limit = 1;
+  struct Calls {
+    std::size_t limit;
+    Strategy strategy;
+    int more;
+  };
+  for (auto [dtype, aligned] : {std::pair{f32, false}, {bf16, true}, {bf16, false}, {f16, true}}) {
+    CAPTURE(name_of(dtype));
+    CAPTURE(aligned);
+    Routed<On> x({333, 3000, 72}, {.dtype = dtype});
+    if (aligned) x.align();
+    const std::size_t wide = x.plan().workspace_bytes(x.N, true);
+    for (const Calls& k : {Calls{0, Strategy::automatic, 20},
+                           {wide - 1, Strategy::automatic, 1},
+                           {1, Strategy::automatic, 3},
+                           {0, Strategy::min_memory, 1}}) {
+      CAPTURE(k.limit);
+      CAPTURE(name_of(k.strategy));
+      x.desc.workspace_limit = k.limit, x.desc.strategy = k.strategy;
       typename On::Runner plan(x.desc);
       x.run(plan);
       x.check();
       const auto bits = x.bits();
-      for (int call = 0; call < (little ? 3 : 20); ++call) {
+      for (int call = 0; call < k.more; ++call) {
         x.run(plan);
         CHECK(x.bits() == bits);
       }
     }
+  }
 }
 
 TEST_CASE_TEMPLATE("device loss: many rows, whose parts of the vocabulary have several blocks", On, Steps, Gpu) {
