@@ -36,7 +36,7 @@ ordered_json json_of(const ReportCandidate& c) {
           {"reason", c.reason},
           {"noisy", c.noisy},
           {"known", c.known},
-          {"resources", c.resources ? resources_json(*c.resources) : ordered_json(nullptr)}};
+          {"resources", resources_json(c.resources)}};
 }
 
 ordered_json json_of(const ReportPart& part) {

@@ -34,7 +34,7 @@ ordered_json to_json(const TuneCandidate& c) {
           {"reason", c.reason},
           {"noisy", c.noisy},
           {"known", c.known},
-          {"resources", c.resources ? resources_json(*c.resources) : ordered_json(nullptr)},
+          {"resources", resources_json(c.resources)},
           {"compile_ms", c.compile_ms},
           {"at_s", c.at_s}};
 }

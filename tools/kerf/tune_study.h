@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
 
 #include "kerf/tuner.h"
@@ -19,14 +20,15 @@ struct TuneStudy {
   LossTuning tuning;
 };
 
-/// KernelResources, or what a report read of them.
+/// KernelResources, or what a report read of them; null where nobody knows.
 template <class Resources>
-nlohmann::ordered_json resources_json(const Resources& r) {
-  return {{"registers", r.registers},
-          {"threads", r.threads},
-          {"blocks", r.blocks},
-          {"shared_bytes", r.shared_bytes},
-          {"local_bytes", r.local_bytes}};
+nlohmann::ordered_json resources_json(const std::optional<Resources>& r) {
+  if (!r) return nullptr;
+  return {{"registers", r->registers},
+          {"threads", r->threads},
+          {"blocks", r->blocks},
+          {"shared_bytes", r->shared_bytes},
+          {"local_bytes", r->local_bytes}};
 }
 
 /// For kerf report, and for whoever looks into what a search did.
