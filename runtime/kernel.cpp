@@ -3,8 +3,11 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <atomic>
 #include <cstdlib>
 #include <memory>
+#include <vector>
 
 #include "codegen/cpu/jit.h"
 #include "codegen/nvptx/ptx.h"
@@ -25,7 +28,44 @@ struct Kernel::Impl {
   ir::Program program;  // after the passes
   std::shared_ptr<const codegen::cpu::Code> code;
   std::unique_ptr<const cuda::CompiledProgram> gpu;  // in place of `code`
+
+  /// UsageError where there is none.
+  const codegen::cpu::Code& host_code(Device device) const {
+    if (gpu)
+      throw UsageError(fmt::format("{} was compiled for cuda:{}; launch it on a Stream instead of a thread pool",
+                                   program.name, device.ordinal));
+    return *code;
+  }
 };
+
+namespace {
+
+/// Arguments of one launch on the CPU, looked at and packed.
+struct HostLaunch {
+  HostLaunch(const Kernel& kernel, const codegen::cpu::Code& code, const ir::Program& program, const LaunchArgs& args)
+      : code(&code), given(static_cast<std::byte*>(args.scratch)) {
+    const ir::Bound bound = ir::bind(program, args);
+    if (reinterpret_cast<std::uintptr_t>(given) % alignment)
+      throw UsageError(
+          fmt::format("{}: scratch at {} is not aligned to {} bytes", kernel.name(), args.scratch, alignment));
+    instances = bound.instances;
+    packed = codegen::cpu::pack_args(program, bound);
+  }
+  void run(std::int64_t begin, std::int64_t end, std::byte* scratch) const {
+    code->entry(packed.data(), begin, end, scratch);
+  }
+  /// The caller's memory for a thread where every launch of it takes so much of each; null: the pool has some.
+  std::byte* scratch(int thread, std::size_t bytes) const {
+    return given ? given + static_cast<std::size_t>(thread) * bytes : nullptr;
+  }
+
+  const codegen::cpu::Code* code;
+  std::byte* given;
+  std::int64_t instances = 0;
+  std::vector<std::int64_t> packed;
+};
+
+}  // namespace
 
 Target Target::of(Device device) {
   if (device.type == DeviceType::cpu) return host();
@@ -61,20 +101,35 @@ std::size_t Kernel::scratch_bytes(int threads) const {
 
 void Kernel::launch(const LaunchArgs& args, ThreadPool& pool) const {
   if (!impl_) throw UsageError("Kernel::launch: an empty kernel; make one with compile");
-  if (impl_->gpu)
-    throw UsageError(fmt::format("{} was compiled for cuda:{}; launch it on a Stream instead of a thread pool", name(),
-                                 device().ordinal));
-  const ir::Bound bound = ir::bind(impl_->program, args);
-  if (reinterpret_cast<std::uintptr_t>(args.scratch) % alignment)
-    throw UsageError(fmt::format("{}: scratch at {} is not aligned to {} bytes", name(), args.scratch, alignment));
-  const std::vector<std::int64_t> packed = codegen::cpu::pack_args(impl_->program, bound);
-  const codegen::cpu::Code& code = *impl_->code;
+  const HostLaunch launch(*this, impl_->host_code(device()), impl_->program, args);
+  pool.run(launch.instances, [&](std::int64_t begin, std::int64_t end, int thread) {
+    std::byte* const scratch = launch.scratch(thread, launch.code->scratch_bytes);
+    launch.run(begin, end, scratch ? scratch : pool.scratch(thread, launch.code->scratch_bytes));
+  });
+}
 
-  auto* const given = static_cast<std::byte*>(args.scratch);
-  pool.run(bound.instances, [&](std::int64_t begin, std::int64_t end, int thread) {
-    std::byte* const scratch = given ? given + static_cast<std::size_t>(thread) * code.scratch_bytes
-                                     : pool.scratch(thread, code.scratch_bytes);
-    code.entry(packed.data(), begin, end, scratch);
+void Kernel::launch_together(const std::vector<KernelLaunch>& launches, ThreadPool& pool) {
+  std::vector<HostLaunch> all;
+  std::size_t scratch = 0;
+  for (const KernelLaunch& l : launches) {
+    if (!l.kernel.impl_) throw UsageError("launch_together: an empty kernel; make one with compile");
+    all.emplace_back(l.kernel, l.kernel.impl_->host_code(l.kernel.device()), l.kernel.impl_->program, l.args);
+    scratch = std::max(scratch, all.back().code->scratch_bytes);
+  }
+  // Ranges shrink towards the end of each kernel, and none spans two: one thread would have all of the few long ones.
+  std::vector<std::atomic<std::int64_t>> next(all.size());
+  pool.run(pool.size(), [&](std::int64_t, std::int64_t, int thread) {
+    for (std::size_t i = 0; i < all.size(); ++i) {
+      const std::int64_t count = all[i].instances;
+      std::int64_t begin = next[i].load(std::memory_order_relaxed);
+      while (begin < count) {
+        const std::int64_t size = std::max<std::int64_t>(1, (count - begin) / (8 * pool.size()));
+        if (!next[i].compare_exchange_weak(begin, begin + size, std::memory_order_relaxed)) continue;
+        std::byte* const own = all[i].scratch(thread, scratch);
+        all[i].run(begin, begin + size, own ? own : pool.scratch(thread, scratch));
+        begin = next[i].load(std::memory_order_relaxed);
+      }
+    }
   });
 }
 

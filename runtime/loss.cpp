@@ -351,6 +351,7 @@ void Plan::backward(const BackwardArgs& a, Stream stream) {
              .lists = {{"kept", kept}},
              .scratch = space.scratch},
             p.pool());
+    std::vector<KernelLaunch> products;  // of dz: de has few instances, and long ones
     if (de.given()) {
       const bool last = range + 1 == ranges.count(), several = ranges.count() > 1;
       LaunchArgs args{.tensors = {{"c", c}, {"dz", dz}}, .lists = {{"kept", kept}}, .scratch = space.scratch};
@@ -360,11 +361,10 @@ void Plan::backward(const BackwardArgs& a, Stream stream) {
         args.tensors.emplace_back("de", de);
         if (desc.dtype == f16) args.tensors.emplace_back("scale", scale);
       }
-      p.programs()
-          .kernel(!several ? LossProgram::grad_e
-                  : last   ? LossProgram::grad_e_end
-                           : LossProgram::grad_e_begin)
-          .launch(args, p.pool());
+      const LossProgram which = !several ? LossProgram::grad_e
+                                : last   ? LossProgram::grad_e_end
+                                         : LossProgram::grad_e_begin;
+      products.push_back({p.programs().kernel(which), std::move(args)});
     }
     if (dc.given()) {
       const TileListRef written = runtime::fill_by_column({hidden_blocks, ranges.columns, begin, end}, space.written);
@@ -373,12 +373,12 @@ void Plan::backward(const BackwardArgs& a, Stream stream) {
                       .scratch = space.scratch};
       if (desc.dtype == f16) args.tensors.emplace_back("scale", scale);
       const bool mixed = dc.dtype != desc.dtype;
-      p.programs()
-          .kernel(mixed             ? a.accumulate_dc ? LossProgram::grad_c_f32_add : LossProgram::grad_c_f32
-                  : a.accumulate_dc ? LossProgram::grad_c_add
-                                    : LossProgram::grad_c)
-          .launch(args, p.pool());
+      const LossProgram which = mixed ? a.accumulate_dc ? LossProgram::grad_c_f32_add : LossProgram::grad_c_f32
+                                : a.accumulate_dc ? LossProgram::grad_c_add
+                                                  : LossProgram::grad_c;
+      products.push_back({p.programs().kernel(which), std::move(args)});
     }
+    Kernel::launch_together(products, p.pool());
   }
 }
 

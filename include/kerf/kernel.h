@@ -121,6 +121,8 @@ struct KernelResources {
 /// The stages a program goes through, each readable.
 enum class Stage { dsl, tile, llvm, assembly };
 
+struct KernelLaunch;
+
 /// Machine code of one program. Cheap to copy; launches from several threads may overlap.
 class Kernel {
  public:
@@ -133,6 +135,11 @@ class Kernel {
   /// captured in a graph; the caller's current context is left as it was. Tensors, lists and device_sizes are memory of
   /// that GPU. Throws as above, and DeviceError with the driver's reason where it refuses.
   void launch(const LaunchArgs& args, Stream stream) const;
+  /// Runs CPU kernels that do not depend on each other as one: threads that the few instances of one leave over run
+  /// those of the next. Those with long instances go first. The bits are those of launches one after the other.
+  /// `scratch`, where it is given, is the same for all and as large as the largest asks for. Throws as launch, before
+  /// anything runs.
+  static void launch_together(const std::vector<KernelLaunch>& launches, ThreadPool& pool);
   /// Bytes of scratch a launch needs on a pool of `threads`.
   std::size_t scratch_bytes(int threads) const;
   /// Zeros for a CPU kernel.
@@ -145,6 +152,11 @@ class Kernel {
   friend Kernel compile(const Program&, const Target&, const Schedule&, Device, std::shared_ptr<CodeCache>);
   struct Impl;
   std::shared_ptr<const Impl> impl_;
+};
+
+struct KernelLaunch {
+  Kernel kernel;
+  LaunchArgs args = {};
 };
 
 /// Lowers and loads a program. Throws DeviceError when the target is not the machine at hand. A GPU target is loaded on

@@ -98,7 +98,11 @@ TEST_CASE("Kernel: wrong arguments are refused before anything is written") {
     CHECK(x.y.bytes() == before);
   };
   refuse([](LaunchArgs& a) { a.tensors.pop_back(); }, "products: tensor y is missing");
-  refuse([](LaunchArgs& a) { a.tensors[0] = {"x", a.tensors[0].second}; }, "products: there is no tensor x; there is a, b, y");
+  refuse(
+      [](LaunchArgs& a) {
+        a.tensors[0] = {"x", a.tensors[0].second};
+      },
+      "products: there is no tensor x; there is a, b, y");
   refuse([](LaunchArgs& a) { a.tensors[0].second.dtype = bf16; }, "products: a is bf16 [20, 19], the program has f32");
   refuse([](LaunchArgs& a) { a.tensors[2].second.shape[0] = 21; }, "products: axis N: a has 20 and y has 21");
   refuse(
@@ -110,6 +114,49 @@ TEST_CASE("Kernel: wrong arguments are refused before anything is written") {
   LaunchArgs args = x.args();
   args.scratch = scratch + 8;
   CHECK_THROWS_AS(kernel.launch(args, pool), UsageError);
+}
+
+TEST_CASE("Kernel: several that run together compute what they do one after the other") {
+  const Kernel kernel = compile(products());
+  for (const int threads : {1, 2, 5}) {
+    ThreadPool pool(threads);
+    // Few instances, none, many.
+    Products few(3, 20, 1), none(0, 5, 2), many(300, 90, 3);
+    std::vector<KernelLaunch> launches;
+    for (Products* x : {&few, &none, &many}) {
+      x->y.poison();
+      launches.push_back({kernel, x->args()});
+    }
+    Kernel::launch_together(launches, pool);
+    for (const Products* x : {&few, &many}) {
+      CHECK(error(x->y, x->loops()).norm < 1e-6);
+      CHECK(x->y.surroundings_intact());
+    }
+    const auto together = many.y.bytes();
+    many.y.poison();
+    kernel.launch(many.args(), pool);
+    CHECK(many.y.bytes() == together);
+
+    const std::size_t bytes = kernel.scratch_bytes(threads);
+    std::vector<std::byte> memory(bytes + 256, std::byte{0x77});
+    const std::size_t at = 128 - reinterpret_cast<std::uintptr_t>(memory.data()) % 64;
+    for (KernelLaunch& l : launches) l.args.scratch = memory.data() + at;
+    many.y.poison();
+    Kernel::launch_together(launches, pool);
+    CHECK(many.y.bytes() == together);
+    for (std::size_t i = 0; i < memory.size(); ++i)
+      if (i < at || i >= at + bytes) CHECK(memory[i] == std::byte{0x77});
+
+    launches[2].args.tensors.pop_back();
+    few.y.poison();
+    const auto before = few.y.bytes();
+    CHECK_THROWS_WITH_AS(Kernel::launch_together(launches, pool), "products: tensor y is missing", UsageError);
+    CHECK(few.y.bytes() == before);
+  }
+  ThreadPool pool(1);
+  CHECK_NOTHROW(Kernel::launch_together({}, pool));
+  CHECK_THROWS_WITH_AS(Kernel::launch_together({{Kernel(), {}}}, pool),
+                       "launch_together: an empty kernel; make one with compile", UsageError);
 }
 
 TEST_CASE("Kernel: an empty one says where kernels come from") {
