@@ -2,17 +2,21 @@
 #pragma once
 
 #include <algorithm>
-#include <cmath>
 #include <cstddef>
 #include <vector>
+
+#include "runtime/wisdom/tie.h"
 
 namespace kerf::runtime {
 
 class Samples {
  public:
   void add(double ms) { sorted_.insert(std::upper_bound(sorted_.begin(), sorted_.end(), ms), ms); }
+  /// The least first.
+  const std::vector<double>& all() const { return sorted_; }
   std::size_t size() const { return sorted_.size(); }
   double least() const { return sorted_.empty() ? 0 : sorted_.front(); }
+  double most() const { return sorted_.empty() ? 0 : sorted_.back(); }
   /// 0 without samples.
   double median() const {
     const std::size_t n = sorted_.size();
@@ -23,11 +27,8 @@ class Samples {
     const std::size_t n = sorted_.size();
     return n < 2 || median() <= 0 ? 0 : (sorted_[n - 1 - n / 4] - sorted_[n / 4]) / median();
   }
-  /// Of the median, relative to it: that of a mean of normal errors with this spread, which a quarter more makes.
-  double standard_error() const {
-    const std::size_t n = sorted_.size();
-    return n < 2 ? 1 : 1.2533 * spread() / 1.349 / std::sqrt(static_cast<double>(n));
-  }
+  /// Of the median, relative to it; 1 of less than two.
+  double standard_error() const { return size() < 2 ? 1 : error_of_median(spread(), size()); }
 
  private:
   std::vector<double> sorted_;

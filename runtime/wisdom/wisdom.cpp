@@ -14,13 +14,13 @@
 
 #include "kerf/error.h"
 #include "runtime/wisdom/line.h"
+#include "runtime/wisdom/tie.h"
 
 namespace kerf {
 namespace {
 
 using runtime::to_line;
 
-constexpr double tie = 1.02;  // medians within this are one
 constexpr std::size_t most_notes = 8;
 
 bool same_group(const WisdomRecord& a, const WisdomRecord& b) { return a.key == b.key && a.validators == b.validators; }
@@ -49,12 +49,12 @@ std::vector<const WisdomRecord*> by_merit(std::vector<const WisdomRecord*> group
   });
   if (group.empty()) return group;
   const WisdomRecord& fastest = *group.front();
-  const auto end_of_tie = std::find_if(group.begin(), group.end(), [&](const WisdomRecord* r) {
-    return r->noisy != fastest.noisy || r->median_ms > fastest.median_ms * tie;
-  });
-  const auto winner = std::min_element(group.begin(), end_of_tie, [](const WisdomRecord* a, const WisdomRecord* b) {
-    return a->parameters < b->parameters;
-  });
+  const auto timed = [](const WisdomRecord& r) {
+    return runtime::Timed{r.median_ms, r.spread, static_cast<std::size_t>(r.samples)};
+  };
+  auto winner = group.begin();
+  for (auto r = group.begin() + 1; r != group.end() && (*r)->noisy == fastest.noisy; ++r)
+    if ((*r)->parameters < (*winner)->parameters && runtime::ties(timed(**r), timed(fastest))) winner = r;
   std::rotate(group.begin(), winner, winner + 1);
   return group;
 }

@@ -1,0 +1,32 @@
+// When two times are one: wisdom and the search that writes it choose by the same rule.
+#pragma once
+
+#include <cmath>
+#include <cstddef>
+
+namespace kerf::runtime {
+
+inline constexpr double tie = 1.02;
+inline constexpr double sure_errors = 2;
+inline constexpr double normal_quartiles = 1.349;  // from the first to the third of normal errors of deviation 1
+
+/// Standard error of a median of n, as of normal errors whose quartiles are `spread` apart: a quarter more than of a
+/// mean.
+inline double error_of_median(double spread, std::size_t n) {
+  return n < 2 ? 0 : 1.2533 * spread / normal_quartiles / std::sqrt(static_cast<double>(n));
+}
+
+/// A median of samples whose quartiles are `spread` of it apart.
+struct Timed {
+  double median_ms = 0, spread = 0;
+  std::size_t samples = 0;
+};
+
+/// Within 2 % of the best, and twice the error that both medians may have. Who is so only by chance would be chosen in
+/// one search and left behind in the next.
+inline bool ties(const Timed& t, const Timed& best) {
+  const double error = std::hypot(error_of_median(t.spread, t.samples), error_of_median(best.spread, best.samples));
+  return t.median_ms * (1 + sure_errors * error) <= tie * best.median_ms;
+}
+
+}  // namespace kerf::runtime
