@@ -64,7 +64,7 @@ struct TuneCandidate {
   TunePoint point = {};
   double predicted_ms = 0;  // by the model that ranked it; 0: none
   double median_ms = 0;     // of `samples` runs; 0: not measured
-  double spread = 0;        // of the samples, relative to the median
+  double spread = 0;        // from the first quarter of the samples to the third, relative to the median
   std::int64_t samples = 0;
   WisdomStatus status = WisdomStatus::ok;
   std::string reason = {};                        // of another status than ok
@@ -89,8 +89,8 @@ struct TuneReport {
   std::vector<TunePruned> pruned = {};  // the first 1000
   std::int64_t pruned_count = 0;
   std::vector<TuneCandidate> candidates = {};  // as they were taken up
-  /// Of `candidates` the first in the order of parameters within 2 % of the best, as a Wisdom's winner is; none:
-  /// nothing ran rightly.
+  /// Of `candidates` the first in the order of parameters that is surely within 2 % of the best, as a Wisdom's winner
+  /// is; none: nothing ran rightly.
   std::optional<std::size_t> winner = {};
   std::optional<std::size_t> standard = {};  // the default
   std::string stopped = {};                  // "", "budget", "interrupt", or "fault": nothing measures any more
@@ -105,7 +105,7 @@ struct TuneReport {
 /// How a search goes on.
 struct TuneProgress {
   std::string part = {};  // of the key
-  std::string step = {};  // "first runs", "second runs", "finals"
+  std::string step = {};  // "first runs", "finals"
   std::int64_t done = 0, candidates = 0;
   double seconds = 0;
   std::optional<TunePoint> best = {};
@@ -169,6 +169,13 @@ struct LossTuning {
 /// find the choice. Of desc the shapes, dtype, device, strategy, filter, workspace_limit and threads count. Throws
 /// UsageError where there can be no such plan, DeviceError where the device is not there or memory is short.
 LossTuning tune_loss(const PlanDesc& desc, std::int64_t tokens, const TuneOptions& options = {});
+
+/// Measures these points of a part, "forward", "backward" or "filtered", beside each other until the half percents
+/// between them are known or the seconds are over: which one is the fastest, and by how much. Of options wisdom, again
+/// and candidates do not count. Throws as tune_loss, and UsageError for a part that the plan does not have or a point
+/// that is not of its space.
+TuneReport compare_loss(const PlanDesc& desc, std::int64_t tokens, const std::string& part,
+                        const std::vector<TunePoint>& points, const TuneOptions& options = {});
 
 /// Where Tuning::record notes what wisdom lacks, for kerf tune --missing: the file that KERF_TUNE_MISSES names, else
 /// missing.jsonl beside the user's wisdom. Empty where there is no place for either.

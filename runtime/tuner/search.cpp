@@ -13,21 +13,25 @@
 
 #include "kerf/error.h"
 #include "runtime/tuner/compiler.h"
+#include "runtime/tuner/race.h"
 #include "runtime/tuner/samples.h"
 #include "runtime/tuner/search_log.h"
+#include "runtime/wisdom/tie.h"
 
 namespace kerf::runtime {
 
 namespace {
 
-constexpr std::size_t first_runs = 3, second_runs = 6, finalists = 4, second_most = 8;
-constexpr std::size_t least_turns = 9, most_turns = 60;
-constexpr double given_up = 3;  // times the best, after one run
-constexpr std::size_t passed_runs = 2;
-constexpr double passed_over = 1.15;  // times the best, after both
-constexpr double close_enough = 0.005, tie = 1.02;
+constexpr std::size_t first_runs = 3, finalists = 4, most_finalists = 16;
+constexpr double given_up = 3;        // times the best, after one run
+constexpr double passed_over = 1.15;  // times the best, after two
+constexpr double short_run_ms = 10;   // so short, messages between runs would matter
+constexpr double alike = 0.02;        // so far apart, at most, two runs are enough
+constexpr double chance = 2;          // standard errors of the first runs that keep nobody from the finals
+constexpr double turns_that_fit = 5;  // of the finals, or there are fewer in them
+constexpr std::size_t compared = 60;  // turns of those that are only compared
 constexpr double drift_limit = 0.05;  // of the default between its first runs and the finals
-constexpr double share_of_first = 0.55, share_of_second = 0.7, share_of_finals = 0.9;  // of the budget
+constexpr double share_of_first = 0.55, share_of_few = 0.7, share_of_finals = 0.9;  // of the budget
 
 class Search {
  public:
@@ -42,10 +46,12 @@ class Search {
 
  private:
   struct State {
-    Samples samples;
-    Samples ratios;       // to the leader of the finals in the same turn
+    Samples samples;      // of who others are compared with
+    Samples ratios;       // to runs of that one beside its own
+    double relative = 0;  // what it takes, over the first who was compared with; 0: not timed in this search
     bool ready = false;   // compiled, and its answers are right
-    double first_ms = 0;  // median of the first runs
+    bool raced = false;   // in the finals
+    double first_ms = 0;  // of the default: median of its first runs
     std::int64_t rank = 0;
   };
 
@@ -72,6 +78,13 @@ class Search {
     return true;
   }
 
+  /// From 0 now to 1 when it is over.
+  std::function<double()> spent_until(double share) {
+    return [this, share, from = clock()] {
+      return over(share) ? 1 : (clock() - from) / (begun_ + share * seconds_ - from);
+    };
+  }
+
   void take_up(const Shortlist& list);
   void run_first();
   /// Of candidates from the first one on, at most so many; known ones have nothing to do.
@@ -79,25 +92,39 @@ class Search {
   /// Notes how compiling ended.
   void adopt(std::size_t i, const CandidateCompiler::Result& made);
   void judge(std::size_t i);
-  void run_second(std::vector<std::size_t> these);
-  /// The best four and the default, side by side from the start: what was measured before may be of a busier time.
+  /// Whom others run beside: the default, or where it fails the fastest of those that are ready. False: nobody else.
+  bool find_reference(std::size_t i);
+  void time_reference(std::size_t i);
+  /// These say false where the reference failed beside it, and nothing is known.
+  bool time_first(std::size_t i);
+  bool time_one_by_one(std::size_t i, double first_ms, double too_slow);
+  bool time_at_once(std::size_t i);
+  void give_up(std::size_t i, double ms, double times);
+  /// Milliseconds of what is 1 in relative.
+  double unit() const;
+  /// The least that anyone took at most in its first runs, relative: the best of many medians of few is one of luck.
+  double sure_best() const;
+  /// Whoever may be the best by the first runs, the fastest first, and the default.
+  std::vector<std::size_t> entrants();
   void finals();
+  Race race_of(std::size_t leader, const std::vector<std::size_t>& others, Race::Turns turns);
   void run_finals(std::vector<std::size_t> last);
-  /// Runs them in turns until it is known what each takes over the first; false: the first failed.
-  bool race(const std::vector<std::size_t>& these, double share);
-  /// Of a race's candidates those that had turns enough are of the finals; the others keep what was known.
-  void settle_race(const std::vector<std::size_t>& these, const std::vector<Samples>& before);
-  bool raced(std::size_t i) const { return std::find(raced_.begin(), raced_.end(), i) != raced_.end(); }
+  /// What a race told; of whoever had too few turns what was known stays.
+  void settle_race(const Race& race);
+  /// Times of all that were run in this search are relative to `unit`.
+  void rescale(double unit);
   /// Whoever would be chosen only since it was not run beside the others is no choice; a later search times it again.
   void pass_over_others();
-  /// Of these, the fastest first, the first in the order of parameters within 2 % of the best.
+  /// Of these, the fastest first, the first in the order of parameters that is surely within 2 % of the best.
   std::optional<std::size_t> choice(const std::vector<std::size_t>& order) const;
   /// Leaves out what was never taken up.
   void trim();
   /// Compiled and right; false: it is out.
   bool make_ready(std::size_t i);
-  /// Milliseconds of one more run; nothing: it failed.
-  std::optional<double> sample(std::size_t i);
+  /// Milliseconds of one run; nothing: it failed.
+  std::optional<double> run_once(std::size_t i);
+  /// Of several, one right after the other; nothing: one of them fails.
+  std::optional<std::vector<double>> run_each(const std::vector<std::size_t>& these);
   void fail(std::size_t i, const Ending& ending);
   void fail(std::size_t i, const std::exception_ptr& error, WisdomStatus otherwise);
   void drop(std::size_t i);
@@ -115,7 +142,10 @@ class Search {
   TuneReport report_;
   std::vector<State> states_;
   std::vector<std::size_t> spilling_;  // compiled, not run
-  std::vector<std::size_t> raced_;     // in the finals, the leader first
+  std::optional<std::size_t> reference_;
+  std::optional<std::size_t> leader_;  // of the finals
+  Samples unit_ms_;                    // what is 1 in relative took in them
+  double known_unit_ = 0;              // where the reference was known before, or failed
   double seconds_ = 0;
   SearchLog log_;
   std::unique_ptr<CandidateCompiler> compiler_;  // last: it reads the others
@@ -167,8 +197,10 @@ void Search::drop(std::size_t i) {
 
 void Search::settle(std::size_t i) {
   TuneCandidate& c = report_.candidates[i];
-  const Samples& s = states_[i].samples;
-  c.median_ms = s.median(), c.spread = s.spread(), c.samples = static_cast<std::int64_t>(s.size());
+  const State& state = states_[i];
+  const Samples& s = state.ratios.size() > 0 ? state.ratios : state.samples;
+  c.median_ms = state.relative > 0 ? state.relative * unit() : 0;
+  c.spread = s.spread(), c.samples = static_cast<std::int64_t>(s.size());
   c.at_s = elapsed();
   c.known = false;
 }
@@ -185,7 +217,12 @@ void Search::fail(std::size_t i, const std::exception_ptr& error, WisdomStatus o
 
 void Search::fail(std::size_t i, const Ending& ending) {
   TuneCandidate& c = report_.candidates[i];
-  states_[i].samples = {};
+  if (reference_ == i) {
+    known_unit_ = unit();
+    reference_.reset();
+  }
+  states_[i].samples = states_[i].ratios = {};
+  states_[i].relative = 0, states_[i].raced = false;
   settle(i);
   c.status = ending.status, c.reason = ending.reason;
   drop(i);
@@ -202,13 +239,21 @@ void Search::fail(std::size_t i, const Ending& ending) {
   keep(i);
 }
 
-std::optional<double> Search::sample(std::size_t i) {
+std::optional<double> Search::run_once(std::size_t i) {
   try {
-    const double ms = timed(report_.spent.running, [&] { return subject_.run(report_.candidates[i].point); });
-    states_[i].samples.add(ms);
-    return ms;
+    return timed(report_.spent.running, [&] { return subject_.run(report_.candidates[i].point); });
   } catch (...) {
     fail(i, std::current_exception(), WisdomStatus::fault);
+    return {};
+  }
+}
+
+std::optional<std::vector<double>> Search::run_each(const std::vector<std::size_t>& these) {
+  std::vector<TunePoint> points;
+  for (const std::size_t i : these) points.push_back(report_.candidates[i].point);
+  try {
+    return timed(report_.spent.running, [&] { return subject_.run_each(points); });
+  } catch (const std::exception&) {  // each by itself will tell
     return {};
   }
 }
@@ -241,24 +286,116 @@ void Search::judge(std::size_t i) {
     return fail(i, std::current_exception(), WisdomStatus::fault);
   }
   states_[i].ready = true;
-  const auto order = by_time();
-  const double best = order.empty() ? std::numeric_limits<double>::infinity() : report_.candidates[order[0]].median_ms;
-  const Samples& s = states_[i].samples;
-  while (s.size() < first_runs) {
-    if (!sample(i)) return;
-    if (s.size() == 1 && s.median() > given_up * best) {
-      settle(i);
-      c.status = WisdomStatus::slow;
-      c.reason = fmt::format("its first run took {:.3g} ms, {:.1f} times the best", s.median(), s.median() / best);
-      drop(i);
-      return keep(i);
-    }
-    if (interrupted()) break;
-    // Luck may take a fast one for slow once.
-    if (s.size() == passed_runs && s.least() > passed_over * best) break;
+  while (report_.stopped != "fault") {
+    if (!find_reference(i)) return time_reference(i);
+    if (time_first(i)) return;
   }
+}
+
+double Search::unit() const {
+  if (known_unit_ > 0) return known_unit_;
+  if (!reference_) return 1;
+  const State& reference = states_[*reference_];
+  return reference.samples.median() / reference.relative;
+}
+
+bool Search::find_reference(std::size_t i) {
+  if (reference_) return true;
+  for (const std::size_t o : by_time()) {
+    const bool there = states_[o].ready || o == report_.standard;
+    if (o == i || !there || !make_ready(o)) continue;
+    if (states_[o].relative == 0) {
+      if (known_unit_ == 0) known_unit_ = report_.candidates[o].median_ms;
+      states_[o].relative = report_.candidates[o].median_ms / known_unit_;
+    }
+    time_reference(o);
+    if (reference_) return true;
+  }
+  return false;
+}
+
+void Search::time_reference(std::size_t i) {
+  State& state = states_[i];
+  while (state.samples.size() < first_runs) {
+    const std::optional<double> ms = run_once(i);
+    if (!ms) return;
+    state.samples.add(*ms);
+    if (interrupted()) break;
+  }
+  reference_ = i;
+  if (state.relative > 0) return;
+  state.relative = 1;
   settle(i);
-  states_[i].first_ms = c.median_ms;
+  state.first_ms = state.samples.median();
+  keep(i);
+}
+
+double Search::sure_best() const {
+  double best = std::numeric_limits<double>::infinity();
+  for (const std::size_t i : by_time()) {
+    const State& s = states_[i];
+    const double luck = s.ratios.size() > 0 ? s.ratios.most() / s.ratios.median() : 1;
+    best = std::min(best, s.relative > 0 ? s.relative * luck : report_.candidates[i].median_ms / unit());
+  }
+  return best;
+}
+
+bool Search::time_first(std::size_t i) {
+  const std::size_t reference = *reference_;
+  const double base = states_[reference].relative;
+  const double best = sure_best() / base;  // over the reference
+  const std::optional<double> first = run_once(i);
+  if (!first) return true;
+  if (const double fastest = best * states_[reference].samples.median(); *first > given_up * fastest) {
+    give_up(i, *first, *first / fastest);
+    return true;
+  }
+  State& state = states_[i];
+  if (*first > short_run_ms || !time_at_once(i)) {
+    if (!time_one_by_one(i, *first, passed_over * best)) {
+      state.ratios = {};
+      return false;
+    }
+    if (state.ratios.size() == 0) return true;
+  }
+  state.relative = state.ratios.median() * base;
+  settle(i);
+  keep(i);
+  return true;
+}
+
+bool Search::time_at_once(std::size_t i) {
+  const std::size_t reference = *reference_;
+  const std::optional<std::vector<double>> ms = run_each({reference, i, reference, i, reference, i, reference});
+  if (!ms) return false;
+  for (std::size_t r = 0; r < ms->size(); r += 2) states_[reference].samples.add((*ms)[r]);
+  for (std::size_t r = 1; r < ms->size(); r += 2) states_[i].ratios.add((*ms)[r] / (((*ms)[r - 1] + (*ms)[r + 1]) / 2));
+  return true;
+}
+
+bool Search::time_one_by_one(std::size_t i, double first_ms, double too_slow) {
+  const std::size_t reference = *reference_;
+  Samples& ratios = states_[i].ratios;
+  std::optional<double> ms = first_ms, beside;  // the last run of each
+  for (std::size_t k = 0; k < first_runs; ++k) {
+    if (k > 0) ms = run_once(i);
+    if (!ms) return true;
+    if (k != 1) beside = run_once(reference);
+    if (!beside) return false;
+    if (k != 1) states_[reference].samples.add(*beside);
+    ratios.add(*ms / *beside);
+    // Luck may take a fast one for slow once; two that agree are no luck.
+    if (interrupted() || (k == 1 && (ratios.least() > too_slow || ratios.spread() < alike))) break;
+  }
+  return true;
+}
+
+void Search::give_up(std::size_t i, double ms, double times) {
+  TuneCandidate& c = report_.candidates[i];
+  c.median_ms = ms, c.spread = 0, c.samples = 1, c.at_s = elapsed(), c.known = false;
+  c.status = WisdomStatus::slow;
+  c.reason = fmt::format("its first run took {:.3g} ms, {:.1f} times the best", ms, times);
+  drop(i);
   keep(i);
 }
 
@@ -298,7 +435,7 @@ void Search::run_first() {
   begun_ = clock();
   seconds_ = task_.seconds ? task_.seconds() : options_.seconds;
   // So few have no second runs.
-  const auto share_of = [](std::size_t taken) { return taken < finalists ? share_of_second : share_of_first; };
+  const auto share_of = [](std::size_t taken) { return taken < finalists ? share_of_few : share_of_first; };
   std::size_t taken = 0, first = 0, end = 0;  // what is not taken up is not reported
   for (; taken < states_.size() && (taken == 0 ? !interrupted() && seconds_ > 0 : !over(share_of(taken))); ++taken) {
     if (taken == end && !subject_.overlaps()) {
@@ -325,7 +462,7 @@ void Search::run_first() {
   for (const std::size_t i : spilling_) {
     if (i >= taken) continue;
     TuneCandidate& c = report_.candidates[i];
-    if (by_time().empty() && !over(share_of_second)) {
+    if (by_time().empty() && !over(share_of_few)) {
       c.status = WisdomStatus::ok;
       if (make_ready(i)) judge(i);
     } else {
@@ -335,129 +472,128 @@ void Search::run_first() {
   }
 }
 
-void Search::run_second(std::vector<std::size_t> these) {
-  std::erase_if(these, [&](std::size_t i) { return over(share_of_second) || !make_ready(i); });
-  for (std::size_t turn = 0; turn < second_runs && !over(share_of_second); ++turn)
-    for (const std::size_t i : these) {
-      if (states_[i].samples.size() >= second_runs || report_.candidates[i].status != WisdomStatus::ok) continue;
-      if (over(share_of_second)) break;
-      sample(i);
-    }
-  for (const std::size_t i : these)
-    if (report_.candidates[i].status == WisdomStatus::ok && states_[i].samples.size() > 0) settle(i);
+std::vector<std::size_t> Search::entrants() {
+  const std::vector<std::size_t> order = by_time();
+  if (order.empty()) return {};
+  std::vector<const Samples*> first;
+  for (const State& s : states_) first.push_back(&s.ratios);
+  const double error = error_of_median(normal_quartiles * noise_of(first), first_runs);
+  const double limit = sure_best() * unit() * (tie + chance * error);
+  std::vector<std::size_t> all;
+  for (const std::size_t i : order) {
+    if (task_.only.empty() && all.size() >= finalists &&
+        (all.size() >= most_finalists || report_.candidates[i].median_ms > limit))
+      break;
+    all.push_back(i);
+  }
+  const double left = begun_ + share_of_finals * seconds_ - clock();
+  double turn = 0;  // seconds
+  for (const std::size_t i : all)
+    turn += 1e-3 * (report_.candidates[i].median_ms + report_.candidates[order[0]].median_ms);
+  while (task_.only.empty() && all.size() > finalists && turns_that_fit * turn > left) {
+    turn -= 1e-3 * (report_.candidates[all.back()].median_ms + report_.candidates[order[0]].median_ms);
+    all.pop_back();
+  }
+  const std::optional<std::size_t> standard = report_.standard;
+  if (standard && report_.candidates[*standard].status == WisdomStatus::ok &&
+      std::find(all.begin(), all.end(), *standard) == all.end() &&
+      std::count(order.begin(), order.end(), *standard) > 0)
+    all.push_back(*standard);
+  return all;
 }
 
-bool Search::race(const std::vector<std::size_t>& these, double share) {
-  const std::size_t leader = these[0];
-  for (std::size_t turn = 0;; ++turn) {
-    std::vector<std::size_t> open;
-    for (const std::size_t i : these) {
-      const Samples& s = i == leader ? states_[i].samples : states_[i].ratios;
-      const bool enough = s.size() >= most_turns || (s.size() >= least_turns && s.standard_error() < close_enough);
-      const bool asked = i != leader || these.size() == 1;
-      if (asked && !enough && report_.candidates[i].status == WisdomStatus::ok) open.push_back(i);
-    }
-    if (open.empty()) return true;
-    if (open[0] != leader) open.insert(open.begin(), leader);
-    // There and back: a clock that falls all the while is no one's luck.
-    if (turn % 2 == 1) std::reverse(open.begin(), open.end());
-    std::vector<std::pair<std::size_t, double>> took;
-    double of_leader = 0;
-    for (const std::size_t i : open) {
-      if (over(share)) break;
-      const std::optional<double> ms = sample(i);
-      if (i == leader && !ms) return false;
-      if (i == leader) of_leader = *ms;
-      if (i != leader && ms) took.emplace_back(i, *ms);
-    }
-    if (of_leader > 0)
-      for (const auto& [i, ms] : took) states_[i].ratios.add(ms / of_leader);
-    if (over(share)) return true;
+void Search::settle_race(const Race& race) {
+  const std::vector<Race::Entrant>& entrants = race.entrants();
+  const auto counts = [&](const Race::Entrant& e) {
+    return e.ratios.size() >= first_runs && report_.candidates[e.candidate].status == WisdomStatus::ok;
+  };
+  if (!counts(entrants[0])) return;
+  // Who leads was lucky in the first runs; what it takes over the default is known better now.
+  const Race::Entrant* anchor = entrants.data();
+  for (const Race::Entrant& e : entrants)
+    if (!leader_ && e.candidate == reference_ && counts(e)) anchor = &e;
+  State& state = states_[anchor->candidate];
+  if (state.relative == 0) state.relative = report_.candidates[anchor->candidate].median_ms / unit();
+  const double between = state.relative / anchor->ratios.median();
+  for (const double ms : race.between().all()) unit_ms_.add(ms / between);
+  for (const Race::Entrant& e : entrants) {
+    if (!counts(e) || leader_ == e.candidate) continue;
+    State& s = states_[e.candidate];
+    s.ratios = e.ratios;
+    s.relative = e.ratios.median() * between;
+    s.raced = true;
+    settle(e.candidate);
+  }
+  leader_ = entrants[0].candidate;
+  rescale(unit_ms_.median());
+}
+
+void Search::rescale(double unit) {
+  for (std::size_t i = 0; i < states_.size(); ++i) {
+    TuneCandidate& c = report_.candidates[i];
+    if (states_[i].relative > 0 && c.status == WisdomStatus::ok && !c.known) c.median_ms = states_[i].relative * unit;
   }
 }
 
-void Search::settle_race(const std::vector<std::size_t>& these, const std::vector<Samples>& before) {
-  for (std::size_t k = 0; k < these.size(); ++k) {
-    State& s = states_[these[k]];
-    if (report_.candidates[these[k]].status != WisdomStatus::ok) continue;
-    const bool leads = raced_.empty() ? k == 0 : raced_[0] == these[k];
-    if (s.samples.size() >= first_runs && (leads || (!raced_.empty() && s.ratios.size() >= first_runs))) {
-      if (!raced(these[k])) raced_.push_back(these[k]);
-    } else {
-      s.samples = before[k];
-      if (before[k].size() > 0) settle(these[k]);
-    }
-  }
-  for (const std::size_t i : raced_) {
-    if (report_.candidates[i].status != WisdomStatus::ok) continue;
-    settle(i);
-    if (i != raced_[0])
-      report_.candidates[i].median_ms = states_[raced_[0]].samples.median() * states_[i].ratios.median();
-  }
+Race Search::race_of(std::size_t leader, const std::vector<std::size_t>& others, Race::Turns turns) {
+  return {leader, others, turns, [this](std::size_t i) { return run_once(i); },
+          [this](const std::vector<std::size_t>& these) { return run_each(these); }};
 }
 
 void Search::run_finals(std::vector<std::size_t> last) {
   std::erase_if(last, [&](std::size_t i) { return over(share_of_finals) || !make_ready(i); });
-  std::vector<Samples> before;
-  for (const std::size_t i : last) before.push_back(std::exchange(states_[i].samples, {}));
   const auto failed = [&](std::size_t i) { return report_.candidates[i].status != WisdomStatus::ok; };
-  while (!last.empty() && (failed(last[0]) || !race(last, share_of_finals))) {
-    last.erase(last.begin()), before.erase(before.begin());
-    for (const std::size_t i : last) states_[i].samples = states_[i].ratios = {};
+  for (; !last.empty(); last.erase(last.begin())) {
+    if (failed(last[0])) continue;
+    const Race::Turns turns = task_.only.empty() ? Race::Turns{} : Race::Turns{compared, compared, false};
+    Race race = race_of(last[0], {last.begin() + 1, last.end()}, turns);
+    const bool whole = race.finish(spent_until(share_of_finals));
+    std::erase_if(last, [&](std::size_t i) { return i != last[0] && failed(i); });
+    if (!whole) continue;
+    settle_race(race);
+    break;
   }
-  settle_race(last, before);
 }
 
 void Search::finals() {
-  std::vector<std::size_t> order = by_time();
-  if (order.empty()) return;
-  const std::size_t half_of_them = std::min(order.size() - order.size() / 2, second_most);
-  std::vector<std::size_t> half(order.begin(), order.begin() + static_cast<std::ptrdiff_t>(std::min(
-                                                                   order.size(), std::max(half_of_them, finalists))));
-  std::erase_if(half, [&](std::size_t i) { return report_.candidates[i].known; });
-  if (order.size() > finalists) run_second(half);
-  tell("second runs", states_.size());
-
-  order = by_time();
-  std::vector<std::size_t> last(order.begin(), order.begin() + std::min<std::ptrdiff_t>(std::ssize(order), finalists));
-  const auto in_last = [&](std::size_t i) { return std::find(last.begin(), last.end(), i) != last.end(); };
-  const std::optional<std::size_t> standard = report_.standard;
-  if (standard && report_.candidates[*standard].status == WisdomStatus::ok && !in_last(*standard))
-    last.push_back(*standard);
-  for (const std::size_t i : order)
-    if (!in_last(i)) drop(i);
+  if (reference_) rescale(unit());
+  const std::vector<std::size_t> last = entrants();
+  if (last.empty()) return;
+  for (const std::size_t i : by_time())
+    if (std::find(last.begin(), last.end(), i) == last.end()) drop(i);
   run_finals(last);
 
   // Few runs may have been lucky ones: who would be chosen by them is run beside the leader.
-  for (std::size_t turn = 0; turn < finalists && !raced_.empty() && !over(1); ++turn) {
+  for (std::size_t turn = 0; turn < finalists && leader_ && states_[*leader_].raced && !over(1); ++turn) {
     const std::optional<std::size_t> late = choice(by_time());
-    if (!late || raced(*late)) break;
+    if (!late || states_[*late].raced) break;
     if (!make_ready(*late)) continue;
-    const std::vector<Samples> before{std::exchange(states_[*late].samples, {})};
-    if (!race({raced_[0], *late}, 1)) break;
-    settle_race({*late}, before);
+    Race race = race_of(*leader_, {*late}, {});
+    if (!race.finish(spent_until(1))) break;
+    settle_race(race);
   }
   pass_over_others();
+  const std::optional<std::size_t> standard = report_.standard;
   bool noisy = false;
   if (standard && states_[*standard].first_ms > 0 && report_.candidates[*standard].median_ms > 0)
     noisy = std::abs(report_.candidates[*standard].median_ms / states_[*standard].first_ms - 1) > drift_limit;
   for (const std::size_t i : by_time()) {
     TuneCandidate& c = report_.candidates[i];
-    if (raced(i))
-      c.noisy = noisy, c.reason.clear();
-    else if (c.known || c.samples <= static_cast<std::int64_t>(first_runs))
-      continue;  // kept as it is
-    keep(i);
+    if (states_[i].raced) c.noisy = noisy, c.reason.clear();
+    if (!c.known) keep(i);
   }
   tell("finals", states_.size());
 }
 
 std::optional<std::size_t> Search::choice(const std::vector<std::size_t>& order) const {
-  std::optional<std::size_t> first;
-  for (const std::size_t i : order) {
-    if (report_.candidates[i].median_ms > report_.candidates[order[0]].median_ms * tie) break;
-    if (!first || report_.candidates[i].point < report_.candidates[*first].point) first = i;
-  }
+  if (order.empty()) return {};
+  const auto timed = [&](std::size_t i) {
+    const TuneCandidate& c = report_.candidates[i];
+    return Timed{c.median_ms, c.spread, static_cast<std::size_t>(c.samples)};
+  };
+  std::size_t first = order[0];
+  for (const std::size_t i : order)
+    if (report_.candidates[i].point < report_.candidates[first].point && ties(timed(i), timed(order[0]))) first = i;
   return first;
 }
 
@@ -465,21 +601,20 @@ void Search::pass_over_others() {
   // Passed over by a search before, and not run beside the best in this one.
   for (std::size_t i = 0; i < states_.size(); ++i) {
     TuneCandidate& c = report_.candidates[i];
-    if (c.known && c.status == WisdomStatus::ok && !c.reason.empty() && !raced(i)) c.status = WisdomStatus::slow;
+    if (c.known && c.status == WisdomStatus::ok && !c.reason.empty() && !states_[i].raced)
+      c.status = WisdomStatus::slow;
   }
-  std::vector<std::size_t> beside = by_time();
-  std::erase_if(beside, [&](std::size_t i) { return !raced(i); });
-  const std::optional<std::size_t> chosen = choice(beside);
-  if (!chosen) return;
-  const double best = report_.candidates[beside[0]].median_ms;
-  for (const std::size_t i : by_time()) {
-    TuneCandidate& c = report_.candidates[i];
-    const bool before = c.median_ms <= best * tie && c.point < report_.candidates[*chosen].point;
-    if (raced(i) || (c.median_ms >= best && !before)) continue;
+  for (;;) {
+    const std::vector<std::size_t> order = by_time();
+    const std::optional<std::size_t> chosen = choice(order);
+    if (!chosen || (states_[order[0]].raced && states_[*chosen].raced)) return;
+    if (std::none_of(order.begin(), order.end(), [&](std::size_t i) { return states_[i].raced; })) return;
+    const std::size_t out = states_[order[0]].raced ? *chosen : order[0];
+    TuneCandidate& c = report_.candidates[out];
     c.status = WisdomStatus::slow;
-    c.reason = c.median_ms < best ? "others were faster beside it; they took longer in the finals, which it was not in"
-                                  : "within 2 % of the best, beside which it was not run";
-    keep(i);
+    c.reason = out == order[0] ? "others were faster beside it; they took longer in the finals, which it was not in"
+                               : "within 2 % of the best, beside which it was not run";
+    keep(out);
   }
 }
 
@@ -531,6 +666,16 @@ Ending ending_of(const std::exception_ptr& error, WisdomStatus otherwise) {
   } catch (const std::exception& e) {
     return {otherwise, e.what()};
   }
+}
+
+std::optional<std::vector<double>> TuneSubject::run_each(const std::vector<TunePoint>& points) {
+  std::vector<double> ms;
+  try {
+    for (const TunePoint& p : points) ms.push_back(run(p));
+  } catch (const std::exception&) {
+    return {};
+  }
+  return ms;
 }
 
 double clock_of(const TuneOptions& options) {

@@ -1,14 +1,13 @@
 // The search: candidates are left out by rules, ranked by a model, compiled in parallel, checked, timed, halved.
 //
-//   first runs   3 of each that comes up, unless the first takes three times the best, or the first two a seventh more
-//   second runs  the better half, at most eight, up to 6 in turns
-//   finals       the best 4 and the default in turns, there and back, until it is known to 0.5 % what each takes over
-//                the fastest of the second runs in the same turn, or there were 60; then whoever would be chosen by the
-//                few runs it had, beside that one
+//   first runs   3 of each that comes up, two of the default between them; less where the first takes three times the
+//                best, or the first two a seventh more
+//   finals       whoever may be the best by these, 4 to 16 of them, and the default, in turns (race.h); then whoever
+//                would be chosen by the few runs it had, beside the one that led
 //
-// A clock that falls or rises moves all that run in a turn, so finalists are compared by the median of those ratios,
-// and their times are it times the median of that one. Of those within 2 % of the best the first in the order of
-// parameters wins, as where wisdom is looked up.
+// What else runs on a machine moves the times of all, so candidates are compared by what they take over runs of one of
+// them beside their own, and their times are this times the median of that one. Of those that are surely within 2 % of
+// the best the first in the order of parameters wins, as where wisdom is looked up.
 #pragma once
 
 #include <exception>
@@ -56,6 +55,8 @@ class TuneSubject {
   virtual std::string check(const TunePoint& point) = 0;
   /// Milliseconds of one run.
   virtual double run(const TunePoint& point) = 0;
+  /// The same of several, one right after the other; nothing where one fails: `run` tells which.
+  virtual std::optional<std::vector<double>> run_each(const std::vector<TunePoint>& points);
   /// What compile made is not needed any more.
   virtual void forget(const TunePoint& point) = 0;
   /// Seconds that went by for all candidates alike, by what for.
@@ -74,6 +75,7 @@ struct TuneTask {
   TunePoint standard = {};                                    // legal in the space
   std::function<double(const TunePoint&)> predicted_ms = {};  // may be empty
   std::vector<TunePoint> seeds = {};                          // taken up first, whatever their rank
+  std::vector<TunePoint> only = {};                           // nothing else is taken up, and all are in the finals
   std::function<void()> first_runs_over = {};                 // called when no more candidates are compiled
   std::function<double()> seconds = {};  // in place of the options', asked once there is something to measure with
 };

@@ -95,6 +95,17 @@ class Server {
     }
   }
 
+  void run_each(std::int64_t id, const std::vector<TunePoint>& points) {
+    try {
+      for (const TunePoint& p : points)
+        if (!is_made(p)) make(p);
+      const auto ms = subject_->run_each(points);
+      say(id, {{"ms", ms.value_or(std::vector<double>{})}});
+    } catch (...) {
+      fail(id, std::current_exception(), WisdomStatus::fault);
+    }
+  }
+
   bool ready() const { return subject_ != nullptr; }
 
  private:
@@ -140,6 +151,10 @@ int serve_candidates(int socket, const std::function<std::unique_ptr<TuneSubject
     if (!server.ready()) return 2;
     if (what == "begin") {
       server.begin(id, question.value("part", std::string()));
+      continue;
+    }
+    if (what == "run_each") {
+      server.run_each(id, question.value("points", std::vector<TunePoint>{}));
       continue;
     }
     const auto point = question.value("point", TunePoint{});

@@ -23,8 +23,9 @@ int differences(const TunePoint& point, const TuneTask& task) {
 
 }  // namespace
 
-Shortlist shortlist(const TuneTask& task, std::int64_t most) {
+Shortlist shortlist(const TuneTask& task, std::int64_t asked) {
   Shortlist list;
+  const std::int64_t most = std::max(asked, std::ssize(task.only));
   if (const std::string reason = task.space.refusal(task.standard); !reason.empty())
     throw UsageError(
         fmt::format("tune {}: the default {} cannot be tried: {}", task.key.op, describe(task.standard), reason));
@@ -54,6 +55,14 @@ Shortlist shortlist(const TuneTask& task, std::int64_t most) {
     const auto at = std::find_if(legal.begin(), legal.end(), [&](const auto& e) { return e.point == point; });
     if (at != legal.end()) take(static_cast<std::size_t>(at - legal.begin()));
   };
+  if (!task.only.empty()) {
+    for (const TunePoint& point : task.only) {
+      if (const std::string reason = task.space.refusal(point); !reason.empty())
+        throw UsageError(fmt::format("tune {}: {} cannot be tried: {}", task.key.op, describe(point), reason));
+      take_point(point);
+    }
+    return list;
+  }
   take_point(task.standard);
   for (const TunePoint& seed : task.seeds) take_point(seed);
   const bool all = std::ssize(legal) <= most;

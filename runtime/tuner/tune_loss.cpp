@@ -76,37 +76,51 @@ runtime::TuneTask task_of(const PlanDesc& desc, std::int64_t tokens, LossPart pa
   return task;
 }
 
+/// What measures, and how many compile beside it.
+std::unique_ptr<runtime::TuneSubject> subject_for(const PlanDesc& desc, std::int64_t tokens, TuneOptions& options) {
+  runtime::LossSetup setup{.desc = desc, .tokens = tokens, .memory = options.memory};
+  if (options.seconds <= 0) return std::make_unique<NoSubject>();
+  if (options.worker.empty()) return runtime::subject_of(to_text(setup));
+  runtime::CompilerProcesses compilers;
+  if (desc.device.type == DeviceType::cuda) {
+    compilers.count = options.compile_threads > 0 ? options.compile_threads
+                                                  : std::clamp(runtime::processors() - 1, 1, most_compilers);
+    runtime::LossSetup compiling = setup;
+    compiling.compiles_only = true;
+    compilers.setup = to_text(compiling);
+    options.compile_threads = compilers.count;
+  }
+  return std::make_unique<runtime::WorkerSubject>(options.worker, to_text(setup), options.candidate_seconds, compilers);
+}
+
+/// Throws what keeps a whole tuning from its first step.
+[[noreturn]] void rethrow_at_start() {
+  try {
+    throw;
+  } catch (const runtime::TuneFailure& e) {
+    throw DeviceError(fmt::format("tune: {}", e.what()));
+  }
+}
+
+/// As tuning has it; throws UsageError for what makes no sense.
+PlanDesc checked_desc(const PlanDesc& asked, std::int64_t tokens) {
+  if (tokens < 1) throw UsageError(fmt::format("tune_loss: {} tokens; tune for at least one", tokens));
+  PlanDesc desc = runtime::bench_desc(asked);
+  static_cast<void>(Plan(desc, {.pool = std::make_shared<ThreadPool>(1)}));
+  return desc;
+}
+
 }  // namespace
 
 LossTuning tune_loss(const PlanDesc& asked, std::int64_t tokens, const TuneOptions& options) {
-  if (tokens < 1) throw UsageError(fmt::format("tune_loss: {} tokens; tune for at least one", tokens));
-  const PlanDesc desc = runtime::bench_desc(asked);
-  static_cast<void>(Plan(desc, {.pool = std::make_shared<ThreadPool>(1)}));  // refuses what makes no sense
+  const PlanDesc desc = checked_desc(asked, tokens);
   const std::int64_t rounded = token_bucket(tokens);
   const std::vector<LossPart> parts = parts_of(desc, rounded);
   const bool on_gpu = desc.device.type == DeviceType::cuda;
   const auto seconds_since = [&, start = runtime::clock_of(options)] { return runtime::clock_of(options) - start; };
 
-  runtime::LossSetup setup{.desc = desc, .tokens = rounded, .memory = options.memory};
-  std::unique_ptr<runtime::TuneSubject> subject;
   TuneOptions of_part = options;
-  if (options.seconds <= 0) {
-    subject = std::make_unique<NoSubject>();
-  } else if (options.worker.empty()) {
-    subject = runtime::subject_of(to_text(setup));
-  } else {
-    runtime::CompilerProcesses compilers;
-    if (on_gpu) {
-      compilers.count = options.compile_threads > 0 ? options.compile_threads
-                                                    : std::clamp(runtime::processors() - 1, 1, most_compilers);
-      runtime::LossSetup compiling = setup;
-      compiling.compiles_only = true;
-      compilers.setup = to_text(compiling);
-      of_part.compile_threads = compilers.count;
-    }
-    subject =
-        std::make_unique<runtime::WorkerSubject>(options.worker, to_text(setup), options.candidate_seconds, compilers);
-  }
+  const std::unique_ptr<runtime::TuneSubject> subject = subject_for(desc, rounded, of_part);
   if (on_gpu && options.candidates == 0) of_part.candidates = most_on_gpu;
   LossTuning tuning;
   runtime::LossPoints chosen;
@@ -133,9 +147,7 @@ LossTuning tune_loss(const PlanDesc& asked, std::int64_t tokens, const TuneOptio
       try {
         subject->begin(to_text(runtime::LossStage{.part = parts[i], .others = chosen}));
       } catch (const std::exception& e) {
-        if (tuning.parts.empty() && dynamic_cast<const runtime::TuneFailure*>(&e) != nullptr)
-          throw DeviceError(fmt::format("tune: {}", e.what()));
-        if (tuning.parts.empty()) throw;
+        if (tuning.parts.empty()) rethrow_at_start();
         tuning.parts.back().notes.push_back(fmt::format("{} was not searched: {}", name_of(parts[i]), e.what()));
         tuning.parts.back().stopped = "fault";
         break;
@@ -148,6 +160,31 @@ LossTuning tune_loss(const PlanDesc& asked, std::int64_t tokens, const TuneOptio
   }
   tuning.spent = subject->spent();
   return tuning;
+}
+
+TuneReport compare_loss(const PlanDesc& asked, std::int64_t tokens, const std::string& part,
+                        const std::vector<TunePoint>& points, const TuneOptions& options) {
+  const PlanDesc desc = checked_desc(asked, tokens);
+  const std::int64_t rounded = token_bucket(tokens);
+  const std::vector<LossPart> parts = parts_of(desc, rounded);
+  const auto which = std::find_if(parts.begin(), parts.end(), [&](LossPart p) { return name_of(p) == part; });
+  if (which == parts.end()) {
+    std::string names;
+    for (const LossPart p : parts) names += (names.empty() ? "" : ", ") + std::string(name_of(p));
+    throw UsageError(fmt::format("compare_loss: there is no part '{}' of this plan; it has {}", part, names));
+  }
+  if (points.empty()) throw UsageError("compare_loss: no points; name one at least");
+  runtime::TuneTask task = task_of(desc, rounded, *which, "");
+  task.only = points;
+  TuneOptions of_part = options;
+  of_part.wisdom.clear();
+  const std::unique_ptr<runtime::TuneSubject> subject = subject_for(desc, rounded, of_part);
+  try {
+    if (options.seconds > 0) subject->begin(to_text(runtime::LossStage{.part = *which, .others = {}}));
+  } catch (const std::exception&) {
+    rethrow_at_start();
+  }
+  return runtime::search(task, *subject, of_part);
 }
 
 }  // namespace kerf

@@ -142,6 +142,9 @@ class WorkerSubject::Worker {
   Answer ask(const std::string& what, const TunePoint& point) {
     return process()->ask({{"do", what}, {"point", point}}, seconds_);
   }
+  Answer ask_each(const std::vector<TunePoint>& points) {
+    return process()->ask({{"do", "run_each"}, {"points", points}}, seconds_);
+  }
   /// Nothing where there is no process.
   std::optional<Answer> ask_if_there(const std::string& what, const TunePoint& point) {
     std::shared_ptr<Process> process;
@@ -333,6 +336,13 @@ std::string WorkerSubject::check(const TunePoint& point) {
 }
 
 double WorkerSubject::run(const TunePoint& point) { return json::parse(require(ask("run", point))).value("ms", 0.0); }
+
+std::optional<std::vector<double>> WorkerSubject::run_each(const std::vector<TunePoint>& points) {
+  const Answer answer = measuring_->ask_each(points);
+  if (answer.timed_out || answer.ended) return {};
+  auto ms = json::parse(answer.line, nullptr, false).value("ms", std::vector<double>{});
+  return ms.size() == points.size() ? std::optional(std::move(ms)) : std::nullopt;
+}
 
 void WorkerSubject::forget(const TunePoint& point) { measuring_->ask_if_there("forget", point); }
 

@@ -45,6 +45,8 @@ class WorkerSubject : public TuneSubject {
   std::optional<KernelResources> compile(const TunePoint& point) override;
   std::string check(const TunePoint& point) override;
   double run(const TunePoint& point) override;
+  /// Without messages in between, which wake up processors that candidates want.
+  std::optional<std::vector<double>> run_each(const std::vector<TunePoint>& points) override;
   void forget(const TunePoint& point) override;
   Spent spent() override;
   bool overlaps() const override { return !compilers_.empty(); }

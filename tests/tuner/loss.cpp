@@ -46,6 +46,33 @@ class BadDc : public LossSubject {
 }  // namespace
 
 TEST_SUITE("tuner") {
+  TEST_CASE("compare_loss: points beside each other, and what it cannot compare is refused") {
+    const Space space = runtime::loss_space(small(), Target::host(), LossPart::backward);
+    std::vector<TunePoint> points = {runtime::default_point(small(), Target::host(), LossPart::backward, 128)};
+    points.push_back(points[0]);
+    points[1]["n"] = 16;
+    const TuneReport r = compare_loss(small(), 100, "backward", points, quick());
+    CHECK(r.key.part == "backward");
+    CHECK(r.key.tokens == 128);
+    REQUIRE(r.candidates.size() == 2);
+    for (std::size_t i = 0; i < 2; ++i) {
+      CHECK(r.candidates[i].point == points[i]);
+      CHECK(r.candidates[i].status == WisdomStatus::ok);
+      CHECK(r.candidates[i].median_ms > 0);
+      CHECK(r.candidates[i].samples >= 60);
+    }
+    CHECK(r.winner);
+    CHECK_THROWS_WITH_AS(compare_loss(small(), 100, "sideways", points),
+                         "compare_loss: there is no part 'sideways' of this plan; it has forward, backward",
+                         UsageError);
+    CHECK_THROWS_WITH_AS(compare_loss(small(), 100, "backward", {}), "compare_loss: no points; name one at least",
+                         UsageError);
+    CHECK_THROWS_AS(compare_loss(small(), 0, "backward", points), UsageError);
+    points[1]["n"] = 17;
+    CHECK_THROWS_WITH_AS(compare_loss(small(), 100, "backward", points), doctest::Contains("cannot be tried"),
+                         UsageError);
+  }
+
   TEST_CASE("tune_loss: every part has candidates whose answers are right, and a winner") {
     for (const DType dtype : {f32, bf16}) {
       PlanDesc desc = small(dtype);

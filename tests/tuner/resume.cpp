@@ -20,8 +20,12 @@ namespace {
 struct WisdomFile {
   std::string path =
       (std::filesystem::temp_directory_path() / ("kerf-tuner-" + std::to_string(getpid()) + ".jsonl")).string();
-  WisdomFile() { std::filesystem::remove(path); }
-  ~WisdomFile() { std::filesystem::remove(path); }
+  WisdomFile() { remove(); }
+  ~WisdomFile() { remove(); }
+  void remove() const {
+    std::filesystem::remove(path);
+    std::filesystem::remove(path + ".lock");
+  }
 };
 
 }  // namespace

@@ -104,6 +104,19 @@ TEST_SUITE("tuner") {
     subject.expect("third", {at(1), at(3)});
   }
 
+  TEST_CASE("worker: runs of several in a row, also by a process that is new, and none where one of them fails") {
+    WorkerSubject subject(beside_tests("kerf_tuner_helper"), "fault=2 exit=3", 10);
+    subject.begin("first");
+    CHECK(subject.run_each({at(1), at(4), at(1)}) == std::vector<double>{11, 14, 11});
+    CHECK_THROWS_AS(subject.check(at(2)), runtime::TuneFailure);
+    CHECK(subject.run_each({at(4), at(1)}) == std::vector<double>{14, 11});
+    WorkerSubject compiling(beside_tests("kerf_tuner_helper"), "compile-error=2 compile-exit=3", 10);
+    compiling.begin("first");
+    CHECK(!compiling.run_each({at(1), at(2)}));
+    CHECK(!compiling.run_each({at(3), at(1)}));
+    CHECK(compiling.run_each({at(1)}) == std::vector<double>{11});
+  }
+
   TEST_CASE("worker: a program that is not there or refuses is an error") {
     WorkerSubject none("/nowhere/kerf", "", 1);
     CHECK_THROWS_AS(none.wait_ready(), DeviceError);
