@@ -47,6 +47,35 @@ TEST_SUITE("tune") {
     CHECK(cli::kerf("tune --shape 8,8,8 --device cuda --dry-run").code == 3);
   }
 
+  TEST_CASE("tune: repeated searches tell what they chose, and whether they chose alike") {
+    const Folder folder;
+    const std::string wisdom = folder / "w.jsonl";
+    const std::string call = "tune --shape 32,32,500 --threads 1 --budget 2 --candidates 2 --repeat 3 --json";
+    const Result r = cli::kerf(call, false, "KERF_WISDOM=" + wisdom);
+    const auto json = nlohmann::json::parse(r.out);
+    REQUIRE(json["parts"].size() == 2);
+    bool alike = true;
+    for (const auto& part : json["parts"]) {
+      std::int64_t times = 0, within = 0;
+      for (const auto& choice : part["choices"]) {
+        times += choice["times"].get<std::int64_t>();
+        within += choice["ratio"].get<double>() <= 1.02 ? choice["times"].get<std::int64_t>() : 0;
+        CHECK(choice["median_ms"].get<double>() > 0);
+        CHECK(choice["parameters"].contains("n"));
+      }
+      CHECK(part["choices"][0]["ratio"] == 1.0);
+      CHECK(times == 3);
+      CHECK(part["searches"] == 3);
+      CHECK(part["within_2_percent"] == within);
+      alike = alike && within == 3;
+    }
+    CHECK(r.code == (alike ? 0 : 1));
+    CHECK(!std::filesystem::exists(wisdom));
+    CHECK(cli::kerf("tune --shape 8,8,8 --repeat 2 --out study.json").code == 2);
+    CHECK(cli::kerf("tune --shape 8,8,8 --repeat 0").code == 2);
+    CHECK(cli::kerf("tune --shape 8,8,8 --repeat 2 --budget 0").code == 1);
+  }
+
   TEST_CASE("tune: a budget of nothing measures nothing and says so") {
     CHECK(cli::kerf("tune --shape 8,8,8 --budget 0 --dry-run").code == 1);
   }

@@ -13,6 +13,7 @@
 #include "runtime/tuner/loss_setup.h"
 #include "runtime/tuner/misses.h"
 #include "runtime/tuner/worker.h"
+#include "tools/kerf/tune_repeat.h"
 #include "tools/kerf/tune_study.h"
 #include "tools/kerf/verbs.h"
 #include "tools/support/models.h"
@@ -25,7 +26,7 @@ struct TuneVerb {
   InputOptions input;
   std::vector<std::int64_t> tokens;
   double budget = 20;
-  std::int64_t candidates = 0;
+  std::int64_t candidates = 0, repeat = 0;
   double memory_mib = 0;
   std::string wisdom, out;
   double candidate_seconds = 20;
@@ -56,9 +57,10 @@ class StopOnInterrupt {
 class StatusLine {
  public:
   ~StatusLine() { clear(); }
+  std::string prefix = {};
   void show(const TuneProgress& p) {
     if (!watched_) return;
-    std::string text = fmt::format("{} {} {}/{}, {:.1f} s", p.part, p.step, p.done, p.candidates, p.seconds);
+    std::string text = prefix + fmt::format("{} {} {}/{}, {:.1f} s", p.part, p.step, p.done, p.candidates, p.seconds);
     if (p.best) text += fmt::format(", best {:.4g} ms: {}", p.best_ms, describe(*p.best));
     if (p.standard_ms > 0) text += fmt::format(" (default {:.4g} ms)", p.standard_ms);
     fmt::print(stderr, "\r\033[K{}", text.substr(0, 118));
@@ -146,11 +148,7 @@ std::string file_for(const std::string& out, std::size_t job, std::size_t jobs) 
       .string();
 }
 
-TuneStudy measure(const TuneVerb& o, const Job& job, const std::string& wisdom, const std::stop_token& stop) {
-  const auto start = std::chrono::steady_clock::now();
-  TuneStudy study{.desc = job.desc, .tokens = job.tokens, .level = level_of(job.desc), .tuning = {}};
-  study.budget_seconds = o.budget, study.budget_candidates = o.candidates;
-  StatusLine line;
+TuneOptions options_of(const TuneVerb& o, const std::string& wisdom, const std::stop_token& stop, StatusLine& line) {
   TuneOptions options;
   options.seconds = o.budget, options.candidates = o.candidates;
   options.memory = static_cast<std::size_t>(o.memory_mib * (1 << 20));
@@ -159,12 +157,53 @@ TuneStudy measure(const TuneVerb& o, const Job& job, const std::string& wisdom, 
   if (!o.in_process) options.worker = std::filesystem::read_symlink("/proc/self/exe").string();
   options.candidate_seconds = o.candidate_seconds;
   options.progress = [&](const TuneProgress& p) { line.show(p); };
-  study.tuning = tune_loss(job.desc, job.tokens, options);
+  return options;
+}
+
+TuneStudy measure(const TuneVerb& o, const Job& job, const std::string& wisdom, const std::stop_token& stop) {
+  const auto start = std::chrono::steady_clock::now();
+  TuneStudy study{.desc = job.desc, .tokens = job.tokens, .level = level_of(job.desc), .tuning = {}};
+  study.budget_seconds = o.budget, study.budget_candidates = o.candidates;
+  StatusLine line;
+  study.tuning = tune_loss(job.desc, job.tokens, options_of(o, wisdom, stop, line));
   study.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return study;
 }
 
+void print_job(const Job& job) {
+  fmt::print("tune N={} D={} V={} {} on {}\n", token_bucket(std::max<std::int64_t>(1, job.tokens)), job.desc.hidden,
+             job.desc.vocabulary, name_of(job.desc.dtype), device_text(job.desc, ThreadPool(job.desc.threads).size()));
+  std::fflush(stdout);
+}
+
+int repeat(const TuneVerb& o) {
+  const StopOnInterrupt interrupt;
+  bool all_alike = true;
+  nlohmann::ordered_json all = nlohmann::ordered_json::array();
+  for (const Job& job : jobs_of(o)) {
+    if (!o.json) print_job(job);
+    StatusLine line;
+    const auto begun = [&](std::int64_t i) {
+      line.prefix = i < o.repeat ? fmt::format("{}/{} ", i + 1, o.repeat) : "choices: ";
+    };
+    const std::vector<RepeatedPart> parts =
+        repeat_searches(job.desc, job.tokens, o.repeat, options_of(o, "", interrupt.token(), line), begun);
+    line.clear();
+    if (interrupt.arrived()) return 130;
+    all_alike = all_alike && !parts.empty() && std::all_of(parts.begin(), parts.end(), alike);
+    if (!o.json)
+      for (const RepeatedPart& part : parts) print(part);
+    all.push_back({{"shape", {token_bucket(job.tokens), job.desc.hidden, job.desc.vocabulary}},
+                   {"dtype", name_of(job.desc.dtype)},
+                   {"seconds_each", o.budget},
+                   {"parts", to_json(parts)}});
+  }
+  if (o.json) print_json(all.size() == 1 ? all[0] : all);
+  return all_alike ? 0 : 1;
+}
+
 int tune(const TuneVerb& o) {
+  if (o.repeat > 0) return repeat(o);
   const std::vector<Job> jobs = jobs_of(o);
   const std::string wisdom = wisdom_of(o);
   if (!wisdom.empty())
@@ -174,12 +213,7 @@ int tune(const TuneVerb& o) {
   nlohmann::ordered_json all = nlohmann::ordered_json::array();
   for (std::size_t i = 0; i < jobs.size() && !interrupt.arrived(); ++i) {
     const Job& job = jobs[i];
-    if (!o.json) {
-      fmt::print("tune N={} D={} V={} {} on {}\n", token_bucket(std::max<std::int64_t>(1, job.tokens)), job.desc.hidden,
-                 job.desc.vocabulary, name_of(job.desc.dtype),
-                 device_text(job.desc, ThreadPool(job.desc.threads).size()));
-      std::fflush(stdout);
-    }
+    if (!o.json) print_job(job);
     TuneStudy study;
     try {
       study = measure(o, job, wisdom, interrupt.token());
@@ -267,12 +301,18 @@ void add_tune(CLI::App& app, Run& run) {
                  "measure in this process, where a candidate that hangs or faults ends everything");
   verb->add_option("--out", o.out, "write all that was done to a file, for kerf report");
   verb->add_flag("--json", o.json, "print the same");
+  auto* repeat = verb->add_option("--repeat", o.repeat,
+                                  "search so many times from nothing, keep nothing, and measure what they chose beside "
+                                  "each other: exit code 1 where less than 19 of 20 are within 2 % of the fastest")
+                     ->check(CLI::Range(std::int64_t{1}, std::int64_t{10000}));
+  for (const char* other : {"--missing", "--wisdom", "--out", "--again", "--dry-run"})
+    repeat->excludes(verb->get_option(other));
   verb->footer(
       "Each record is kept as soon as it is known: Ctrl-C, or a machine that goes down, costs one candidate at most, "
       "and\n"
       "what is known is not measured again. Plans find the choice by themselves.\n"
-      "Within 2 % of the best the first in the order of parameters wins. Every candidate there is: --budget 300 "
-      "--candidates 1000\n"
+      "Of those surely within 2 % of the best the first in the order of parameters wins. Every candidate there is: "
+      "--budget 300 --candidates 1000\n"
       "Example: kerf tune --model gpt2 --tokens 256,1024 --dtype bf16\n"
       "Example: kerf tune --device cuda --model gemma2-2b --tokens 8192 --dtype bf16 --out study.json");
 }
