@@ -49,6 +49,8 @@ std::vector<Race::Entrant*> Race::running(double spent) {
   std::stable_sort(best.begin(), best.end(),
                    [](const Entrant* a, const Entrant* b) { return a->ratios.median() < b->ratios.median(); });
   if (turns_.halve) best.resize(std::min(best.size(), most_at(spent)));
+  // What the others took is told by what the leader did.
+  if (std::find(best.begin(), best.end(), entrants_.data()) == best.end()) best.push_back(entrants_.data());
   std::erase_if(best, [](const Entrant* e) { return !e->open; });
   std::sort(best.begin(), best.end());
   return best;

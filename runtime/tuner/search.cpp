@@ -9,6 +9,7 @@
 #include <memory>
 #include <new>
 #include <thread>
+#include <tuple>
 #include <utility>
 
 #include "kerf/error.h"
@@ -184,8 +185,9 @@ std::vector<std::size_t> Search::by_time() const {
     const TuneCandidate& c = report_.candidates[i];
     if (c.status == WisdomStatus::ok && c.samples > 0) order.push_back(i);
   }
-  std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) {
-    return report_.candidates[a].median_ms < report_.candidates[b].median_ms;
+  std::sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) {
+    const TuneCandidate &x = report_.candidates[a], &y = report_.candidates[b];
+    return std::tie(x.median_ms, x.point) < std::tie(y.median_ms, y.point);
   });
   return order;
 }
@@ -249,6 +251,7 @@ std::optional<double> Search::run_once(std::size_t i) {
 }
 
 std::optional<std::vector<double>> Search::run_each(const std::vector<std::size_t>& these) {
+  if (!subject_.isolated()) return {};  // whoever runs after one that faults would be blamed
   std::vector<TunePoint> points;
   for (const std::size_t i : these) points.push_back(report_.candidates[i].point);
   try {
@@ -287,8 +290,12 @@ void Search::judge(std::size_t i) {
   }
   states_[i].ready = true;
   while (report_.stopped != "fault") {
-    if (!find_reference(i)) return time_reference(i);
-    if (time_first(i)) return;
+    if (find_reference(i)) {
+      if (time_first(i)) return;
+    } else {
+      if (report_.stopped != "fault") time_reference(i);
+      return;
+    }
   }
 }
 
@@ -302,6 +309,7 @@ double Search::unit() const {
 bool Search::find_reference(std::size_t i) {
   if (reference_) return true;
   for (const std::size_t o : by_time()) {
+    if (report_.stopped == "fault") return false;
     const bool there = states_[o].ready || o == report_.standard;
     if (o == i || !there || !make_ready(o)) continue;
     if (states_[o].relative == 0) {
@@ -324,7 +332,7 @@ void Search::time_reference(std::size_t i) {
   }
   reference_ = i;
   if (state.relative > 0) return;
-  state.relative = 1;
+  state.relative = known_unit_ > 0 ? state.samples.median() / known_unit_ : 1;
   settle(i);
   state.first_ms = state.samples.median();
   keep(i);
@@ -346,7 +354,8 @@ bool Search::time_first(std::size_t i) {
   const double best = sure_best() / base;  // over the reference
   const std::optional<double> first = run_once(i);
   if (!first) return true;
-  if (const double fastest = best * states_[reference].samples.median(); *first > given_up * fastest) {
+  if (const double fastest = best * states_[reference].samples.median();
+      task_.only.empty() && *first > given_up * fastest) {
     give_up(i, *first, *first / fastest);
     return true;
   }
@@ -434,7 +443,7 @@ void Search::run_first() {
   }
   begun_ = clock();
   seconds_ = task_.seconds ? task_.seconds() : options_.seconds;
-  // So few have no second runs.
+  // So few have short finals.
   const auto share_of = [](std::size_t taken) { return taken < finalists ? share_of_few : share_of_first; };
   std::size_t taken = 0, first = 0, end = 0;  // what is not taken up is not reported
   for (; taken < states_.size() && (taken == 0 ? !interrupted() && seconds_ > 0 : !over(share_of(taken))); ++taken) {

@@ -1,7 +1,7 @@
 // The search: candidates are left out by rules, ranked by a model, compiled in parallel, checked, timed, halved.
 //
-//   first runs   3 of each that comes up, two of the default between them; less where the first takes three times the
-//                best, or the first two a seventh more
+//   first runs   two or three of each that comes up, with runs of the default between them; one where it takes three
+//                times the best
 //   finals       whoever may be the best by these, 4 to 16 of them, and the default, in turns (race.h); then whoever
 //                would be chosen by the few runs it had, beside the one that led
 //

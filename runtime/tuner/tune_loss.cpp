@@ -104,7 +104,7 @@ std::unique_ptr<runtime::TuneSubject> subject_for(const PlanDesc& desc, std::int
 
 /// As tuning has it; throws UsageError for what makes no sense.
 PlanDesc checked_desc(const PlanDesc& asked, std::int64_t tokens) {
-  if (tokens < 1) throw UsageError(fmt::format("tune_loss: {} tokens; tune for at least one", tokens));
+  if (tokens < 1) throw UsageError(fmt::format("tune: {} tokens; tune for at least one", tokens));
   PlanDesc desc = runtime::bench_desc(asked);
   static_cast<void>(Plan(desc, {.pool = std::make_shared<ThreadPool>(1)}));
   return desc;

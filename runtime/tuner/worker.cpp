@@ -338,6 +338,7 @@ std::string WorkerSubject::check(const TunePoint& point) {
 double WorkerSubject::run(const TunePoint& point) { return json::parse(require(ask("run", point))).value("ms", 0.0); }
 
 std::optional<std::vector<double>> WorkerSubject::run_each(const std::vector<TunePoint>& points) {
+  const std::shared_lock lock(alone_);
   const Answer answer = measuring_->ask_each(points);
   if (answer.timed_out || answer.ended) return {};
   auto ms = json::parse(answer.line, nullptr, false).value("ms", std::vector<double>{});

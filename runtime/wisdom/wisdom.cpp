@@ -45,7 +45,7 @@ bool can_win(const WisdomRecord& r) { return r.status == WisdomStatus::ok; }
 std::vector<const WisdomRecord*> by_merit(std::vector<const WisdomRecord*> group) {
   std::erase_if(group, [](const WisdomRecord* r) { return !can_win(*r); });
   std::stable_sort(group.begin(), group.end(), [](const WisdomRecord* a, const WisdomRecord* b) {
-    return std::tuple(a->noisy, a->median_ms) < std::tuple(b->noisy, b->median_ms);
+    return std::tie(a->noisy, a->median_ms, a->parameters) < std::tie(b->noisy, b->median_ms, b->parameters);
   });
   if (group.empty()) return group;
   const WisdomRecord& fastest = *group.front();

@@ -138,6 +138,17 @@ TEST_SUITE("tuner") {
     for (const Race::Entrant& e : alike.entrants()) CHECK(e.ratios.size() >= turns(alike, 15) - 1);
   }
 
+  TEST_CASE("race: a leader that others overtake has its turns all the same") {
+    Track t{.ms = [](std::size_t i, int run) { return (i == 0 ? 100.0 : 98.0) * (1 + 0.002 * (run * 7 % 5)); }};
+    std::vector<std::size_t> others;
+    for (std::size_t i = 1; i < 16; ++i) others.push_back(i);
+    t.limit = 16500;  // five turns
+    Race race = t.race(0, others);
+    CHECK(race.finish(t.spent()));
+    CHECK(turns(race, 0) >= 5);
+    CHECK(turns(race, 15) <= 3);
+  }
+
   TEST_CASE("race: an entrant that fails is out, a leader that fails is the end") {
     for (const bool at_once : {false, true}) {
       Track t{.ms = [](std::size_t i, int run) { return i == 2 && run > 8 ? -1 : 10.0; }};

@@ -65,6 +65,19 @@ TEST_SUITE("tuner") {
     }
   }
 
+  TEST_CASE("search: who takes the place of a default that failed at once has its own time") {
+    Scripted s;
+    s.ms = [](std::int64_t x, int) { return x == 0 ? 4000.0 : 8000.0 + static_cast<double>(x); };
+    s.running[0] = [&] {
+      if (s.runs[0] >= 3) throw DeviceError("misaligned address");
+    };
+    const TuneReport r = search(s.task(12), s, s.options(60));  // no time for finals
+    CHECK(candidate(r, 0).status == WisdomStatus::fault);
+    CHECK(winner(r) == 1);
+    for (const TuneCandidate& c : r.candidates)
+      if (c.point != at(0)) CHECK(c.median_ms == doctest::Approx(8000.0 + static_cast<double>(c.point.at("x"))));
+  }
+
   TEST_CASE("search: those that are only compared are all measured alike, and nothing else is") {
     Scripted s;
     s.ms = [](std::int64_t x, int) { return 10.0 + static_cast<double>(x); };
