@@ -302,7 +302,7 @@ void add_tune(CLI::App& app, Run& run) {
   verb->add_option("--out", o.out, "write all that was done to a file, for kerf report");
   verb->add_flag("--json", o.json, "print the same");
   auto* repeat = verb->add_option("--repeat", o.repeat,
-                                  "search so many times from nothing, keep nothing, and measure what they chose beside "
+                                  "search so many times anew, keep nothing, and measure what they chose beside "
                                   "each other: exit code 1 where less than 19 of 20 are within 2 % of the fastest")
                      ->check(CLI::Range(std::int64_t{1}, std::int64_t{10000}));
   for (const char* other : {"--missing", "--wisdom", "--out", "--again", "--dry-run"})

@@ -11,8 +11,8 @@ namespace {
 constexpr double close = 1.02;
 constexpr double share_alike = 0.95;
 
-RepeatedPart measured(const TuneReport& report, const std::map<TunePoint, std::int64_t>& chosen) {
-  RepeatedPart part{.part = report.key.part, .choices = {}, .seconds = report.seconds};
+RepeatedPart measured(const TuneReport& report, const std::map<TunePoint, std::int64_t>& chosen, RepeatedPart part) {
+  part.seconds = report.seconds;
   double best = 0;
   for (const TuneCandidate& c : report.candidates)
     if (c.status == WisdomStatus::ok && c.median_ms > 0 && (best == 0 || c.median_ms < best)) best = c.median_ms;
@@ -21,7 +21,6 @@ RepeatedPart measured(const TuneReport& report, const std::map<TunePoint, std::i
     for (const TuneCandidate& c : report.candidates)
       if (c.point == point && c.status == WisdomStatus::ok && c.median_ms > 0)
         choice.median_ms = c.median_ms, choice.ratio = c.median_ms / best;
-    part.searches += times;
     if (choice.ratio > 0 && choice.ratio <= close) part.within += times;
     part.choices.push_back(choice);
   }
@@ -52,14 +51,16 @@ std::vector<RepeatedPart> repeat_searches(const PlanDesc& desc, std::int64_t tok
   for (const std::string& part : parts) {
     std::vector<TunePoint> points;
     for (const auto& [point, times] : chosen[part]) points.push_back(point);
-    if (!points.empty()) all.push_back(measured(compare_loss(desc, tokens, part, points, options), chosen[part]));
+    const RepeatedPart none{.part = part, .choices = {}, .searches = count};
+    all.push_back(points.empty() ? none
+                                 : measured(compare_loss(desc, tokens, part, points, options), chosen[part], none));
     if (options.stop.stop_requested()) return {};
   }
   return all;
 }
 
 bool alike(const RepeatedPart& part) {
-  return part.searches > 0 && static_cast<double>(part.within) >= share_alike * static_cast<double>(part.searches);
+  return static_cast<double>(part.within) >= share_alike * static_cast<double>(part.searches);
 }
 
 void print(const RepeatedPart& part) {

@@ -21,13 +21,14 @@ struct RepeatedPart {
     double ratio = 0;        // to the fastest of them
   };
   std::vector<Choice> choices;  // the fastest first
-  std::int64_t searches = 0;    // that chose anything
-  std::int64_t within = 0;      // of those, what they chose is within 2 % of the fastest choice
-  double seconds = 0;           // that measuring the choices took
+  std::int64_t searches = 0;
+  std::int64_t within = 0;  // that chose what is within 2 % of the fastest choice
+  double seconds = 0;       // that measuring the choices took
 };
 
-/// `count` searches of a loss from nothing, then their winners beside each other for options.seconds a part. `begun` is
-/// told which search begins, from 0, and `count` where the winners are measured. Nothing where options.stop was asked.
+/// `count` searches of a loss that know nothing of each other, then their winners beside each other for options.seconds
+/// a part. `begun` is told which search begins, from 0, and `count` where the winners are measured. Nothing where
+/// options.stop was asked.
 std::vector<RepeatedPart> repeat_searches(const PlanDesc& desc, std::int64_t tokens, std::int64_t count,
                                           const TuneOptions& options, const std::function<void(std::int64_t)>& begun);
 
