@@ -116,6 +116,7 @@ void Kernel::launch_together(const std::vector<KernelLaunch>& launches, ThreadPo
     all.emplace_back(l.kernel, l.kernel.impl_->host_code(l.kernel.device()), l.kernel.impl_->program, l.args);
     scratch = std::max(scratch, all.back().code->scratch_bytes);
   }
+  if (std::all_of(all.begin(), all.end(), [](const HostLaunch& l) { return l.instances == 0; })) return;
   // Ranges shrink towards the end of each kernel, and none spans two: one thread would have all of the few long ones.
   std::vector<std::atomic<std::int64_t>> next(all.size());
   pool.run(pool.size(), [&](std::int64_t, std::int64_t, int thread) {
