@@ -17,6 +17,7 @@
 #include "runtime/cache/cache.h"
 #include "runtime/cuda/device.h"
 #include "runtime/cuda/program.h"
+#include "runtime/take_range.h"
 
 namespace kerf {
 
@@ -117,18 +118,15 @@ void Kernel::launch_together(const std::vector<KernelLaunch>& launches, ThreadPo
     scratch = std::max(scratch, all.back().code->scratch_bytes);
   }
   if (std::all_of(all.begin(), all.end(), [](const HostLaunch& l) { return l.instances == 0; })) return;
-  // Ranges shrink towards the end of each kernel, and none spans two: one thread would have all of the few long ones.
+  // No range spans two kernels: one thread would have all of the few long instances.
   std::vector<std::atomic<std::int64_t>> next(all.size());
   pool.run(pool.size(), [&](std::int64_t, std::int64_t, int thread) {
     for (std::size_t i = 0; i < all.size(); ++i) {
-      const std::int64_t count = all[i].instances;
-      std::int64_t begin = next[i].load(std::memory_order_relaxed);
-      while (begin < count) {
-        const std::int64_t size = std::max<std::int64_t>(1, (count - begin) / (8 * pool.size()));
-        if (!next[i].compare_exchange_weak(begin, begin + size, std::memory_order_relaxed)) continue;
+      while (true) {
+        const auto [begin, end] = runtime::take_range(next[i], all[i].instances, pool.size());
+        if (begin == end) break;
         std::byte* const own = all[i].scratch(thread, scratch);
-        all[i].run(begin, begin + size, own ? own : pool.scratch(thread, scratch));
-        begin = next[i].load(std::memory_order_relaxed);
+        all[i].run(begin, end, own ? own : pool.scratch(thread, scratch));
       }
     }
   });

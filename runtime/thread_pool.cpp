@@ -1,5 +1,4 @@
-// Workers sleep between calls. A call hands out ranges that shrink towards its end, so that early ones cost little
-// bookkeeping and late ones leave no thread waiting; who runs a range never matters to what it computes.
+// Workers sleep between calls. A call hands out ranges; who runs a range never matters to what it computes.
 #include <fmt/format.h>
 #include <sched.h>
 #include <unistd.h>
@@ -22,6 +21,7 @@
 #include "kerf/error.h"
 #include "kerf/kernel.h"
 #include "runtime/processors.h"
+#include "runtime/take_range.h"
 
 namespace kerf {
 
@@ -90,18 +90,16 @@ struct ThreadPool::Impl {
 
   /// Takes ranges until none is left.
   void drain(int thread) {
-    std::int64_t begin = next.load(std::memory_order_relaxed);
-    while (begin < count) {
-      const std::int64_t size = std::max<std::int64_t>(1, (count - begin) / (8 * threads()));
-      if (!next.compare_exchange_weak(begin, begin + size, std::memory_order_relaxed)) continue;
+    while (true) {
+      const auto [begin, end] = runtime::take_range(next, count, threads());
+      if (begin == end) return;
       try {
-        (*work)(begin, begin + size, thread);
+        (*work)(begin, end, thread);
       } catch (...) {
         next.store(count, std::memory_order_relaxed);
         std::lock_guard lock(mutex);
         if (!failure) failure = std::current_exception();
       }
-      begin = next.load(std::memory_order_relaxed);
     }
   }
 
