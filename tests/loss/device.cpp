@@ -2,6 +2,7 @@
 #include <doctest/doctest.h>
 
 #include <cmath>
+#include <functional>
 #include <regex>
 
 #include "kerf/error.h"
@@ -76,14 +77,26 @@ TEST_CASE_TEMPLATE("device loss: labels may have any strides, also 0", On, Host,
   }
 }
 
-TEST_CASE_TEMPLATE("device loss: a small workspace_limit and min_memory give the gradients", On, Steps, Gpu) {
-  if (!On::here()) return;
+namespace {
+
+/// A loss in every dtype, rows of e and c aligned and not, with the workspace that its backward asks for.
+template <class On>
+void for_each_layout(const std::function<void(Routed<On>& x, std::size_t wide)>& check) {
   for (auto [dtype, aligned] : {std::pair{f32, false}, {bf16, true}, {bf16, false}, {f16, true}}) {
     CAPTURE(name_of(dtype));
     CAPTURE(aligned);
     Routed<On> x({333, 3000, 72}, {.dtype = dtype});
     if (aligned) x.align();
     const std::size_t wide = x.plan().workspace_bytes(x.N, true);
+    check(x, wide);
+  }
+}
+
+}  // namespace
+
+TEST_CASE_TEMPLATE("device loss: a small workspace_limit and min_memory give the gradients", On, Steps, Gpu) {
+  if (!On::here()) return;
+  for_each_layout<On>([](Routed<On>& x, std::size_t wide) {
     for (const std::size_t limit : {wide - 1, std::size_t(1)}) {
       CAPTURE(limit);
       x.desc.workspace_limit = limit;
@@ -102,7 +115,7 @@ TEST_CASE_TEMPLATE("device loss: a small workspace_limit and min_memory give the
     for (std::int64_t i = 0; i < x.dc.size(); ++i) x.dc.set(i, 0);
     x.run(plan);
     x.check();
-  }
+  });
 }
 
 TEST_CASE_TEMPLATE("device loss: repeated calls give the same bits, also with little memory", On, Steps, Gpu) {
@@ -112,12 +125,7 @@ TEST_CASE_TEMPLATE("device loss: repeated calls give the same bits, also with li
     Strategy strategy;
     int more;
   };
-  for (auto [dtype, aligned] : {std::pair{f32, false}, {bf16, true}, {bf16, false}, {f16, true}}) {
-    CAPTURE(name_of(dtype));
-    CAPTURE(aligned);
-    Routed<On> x({333, 3000, 72}, {.dtype = dtype});
-    if (aligned) x.align();
-    const std::size_t wide = x.plan().workspace_bytes(x.N, true);
+  for_each_layout<On>([](Routed<On>& x, std::size_t wide) {
     for (const Calls& k : {Calls{0, Strategy::automatic, 20},
                            {wide - 1, Strategy::automatic, 1},
                            {1, Strategy::automatic, 3},
@@ -134,7 +142,7 @@ TEST_CASE_TEMPLATE("device loss: repeated calls give the same bits, also with li
         CHECK(x.bits() == bits);
       }
     }
-  }
+  });
 }
 
 TEST_CASE_TEMPLATE("device loss: many rows, whose parts of the vocabulary have several blocks", On, Steps, Gpu) {
