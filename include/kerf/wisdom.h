@@ -75,7 +75,7 @@ struct WisdomRecord {
   WisdomValidators validators = {};
   WisdomParameters parameters = {};
   double median_ms = 0;  // of `samples` runs; 0: not measured
-  double spread = 0;     // of the samples, relative to the median
+  double spread = 0;     // of the samples, first quarter to third, relative to the median
   std::int64_t samples = 0;
   double predicted_ms = 0;  // by the model that ranked it; 0: none
   WisdomStatus status = WisdomStatus::ok;

@@ -53,7 +53,6 @@ class Search {
     bool ready = false;   // compiled, and its answers are right
     bool raced = false;   // in the finals
     double first_ms = 0;  // of the default: median of its first runs
-    std::int64_t rank = 0;
   };
 
   double clock() const { return clock_of(options_); }
@@ -162,7 +161,7 @@ void Search::take_up(const Shortlist& list) {
     c.predicted_ms = e.predicted_ms;
     if (e.point == task_.standard) report_.standard = report_.candidates.size();
     report_.candidates.push_back(std::move(c));
-    states_.emplace_back().rank = e.rank;
+    states_.emplace_back();
   }
 }
 
