@@ -69,3 +69,8 @@ chmod +x seven
 expect 1 ./in-parts 3 ./seven
 holds out 'part 3 of 3 ends with exit code 137'
 holds out 'test cases: 7 | 3 passed | 4 failed | in 3 processes at once'
+expect 137 ./in-parts 3:3 ./seven
+expect 0 ./in-parts 3:2 ./seven
+holds out 'test cases: 7 | 7 passed'
+expect 2 ./in-parts 3:4 ./seven
+holds out 'there is no part 4 of 3'
