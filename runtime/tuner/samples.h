@@ -22,15 +22,20 @@ class Samples {
     const std::size_t n = sorted_.size();
     return n == 0 ? 0 : (sorted_[(n - 1) / 2] + sorted_[n / 2]) / 2;
   }
-  /// From the first to the third quarter, over the median: what single outliers do not move.
-  double spread() const {
-    const std::size_t n = sorted_.size();
-    return n < 2 || median() <= 0 ? 0 : (sorted_[n - 1 - n / 4] - sorted_[n / 4]) / median();
-  }
+  /// From the first quartile to the third, over the median: what single outliers do not move.
+  double spread() const { return size() < 2 || median() <= 0 ? 0 : (quantile(0.75) - quantile(0.25)) / median(); }
   /// Of the median, relative to it; 1 of less than two.
   double standard_error() const { return size() < 2 ? 1 : error_of_median(spread(), size()); }
 
  private:
+  /// Right in the middle of many such, however few there are (Hyndman and Fan, Sample quantiles, 1996, definition 8).
+  double quantile(double p) const {
+    const auto n = static_cast<double>(size());
+    const double place = std::clamp((n + 1.0 / 3) * p + 1.0 / 3, 1.0, n) - 1;
+    const auto below = std::min(static_cast<std::size_t>(place), size() - 2);
+    return sorted_[below] + (place - static_cast<double>(below)) * (sorted_[below + 1] - sorted_[below]);
+  }
+
   std::vector<double> sorted_;
 };
 

@@ -7,6 +7,7 @@
 #include <functional>
 #include <map>
 #include <optional>
+#include <random>
 #include <vector>
 
 #include "runtime/wisdom/tie.h"
@@ -171,6 +172,28 @@ TEST_SUITE("tuner") {
     CHECK(race.finish(t.spent()));
     CHECK(t.rows == 0);
     CHECK(t.time <= 2200);
+  }
+
+  TEST_CASE("samples: the spread of a few is in the mean that of many") {
+    std::mt19937 random(3);
+    std::normal_distribution<double> normal(100, 1);
+    for (const int n : {3, 4, 5, 6, 7, 8, 9, 12, 30}) {
+      double sum = 0;
+      for (int trial = 0; trial < 4000; ++trial) {
+        Samples s;
+        for (int i = 0; i < n; ++i) s.add(normal(random));
+        sum += s.spread();
+      }
+      CAPTURE(n);
+      CHECK(100 * sum / 4000 / normal_quartiles == doctest::Approx(1).epsilon(0.05));
+    }
+    Samples one;
+    CHECK(one.spread() == 0);
+    one.add(5);
+    CHECK(one.spread() == 0);
+    CHECK(one.standard_error() == 1);
+    one.add(7);
+    CHECK(one.spread() == doctest::Approx(2.0 / 6));
   }
 
   TEST_CASE("tie: within 2 %, and twice the standard error of both medians") {
