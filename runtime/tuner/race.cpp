@@ -14,8 +14,8 @@ constexpr std::size_t most_turns = 200;
 constexpr std::size_t own_turns = 30;  // that tell how much an entrant's ratios vary
 constexpr double longest_ms = 500;     // that may go by before anyone looks at the clock
 constexpr double clearly = 3;          // standard errors
-constexpr double close_enough = 0.005;
-constexpr double no_closer = 0.0035;  // more turns would not decide who is as far from 2 % as that
+constexpr double close_enough = 0.003;
+constexpr double no_closer = 0.0045;  // more turns would not decide who is as far from 2 % as that
 
 std::size_t most_at(double spent) {
   if (spent < 0.25) return std::numeric_limits<std::size_t>::max();

@@ -24,14 +24,15 @@ namespace kerf::runtime {
 namespace {
 
 constexpr std::size_t first_runs = 3, finalists = 4, most_finalists = 16;
-constexpr double given_up = 3;        // times the best, after one run
-constexpr double passed_over = 1.15;  // times the best, after two
-constexpr double short_run_ms = 10;   // so short, messages between runs would matter
-constexpr double alike = 0.02;        // so far apart, at most, two runs are enough
-constexpr double chance = 2;          // standard errors of the first runs that keep nobody from the finals
-constexpr double turns_that_fit = 5;  // of the finals, or there are fewer in them
-constexpr std::size_t compared = 60;  // turns of those that are only compared
-constexpr double drift_limit = 0.05;  // of the default between its first runs and the finals
+constexpr double given_up = 3;          // times the best, after one run
+constexpr double passed_over = 1.15;    // times the best, after two
+constexpr double short_run_ms = 10;     // so short, messages between runs would matter
+constexpr double normal_apart = 0.954;  // median of how far two normal errors of deviation 1 lie apart
+constexpr double alike = 0.02;          // so far apart, at most, two runs are enough
+constexpr double chance = 2;            // standard errors of the first runs that keep nobody from the finals
+constexpr double turns_that_fit = 5;    // of the finals, or there are fewer in them
+constexpr std::size_t compared = 60;    // turns of those that are only compared
+constexpr double drift_limit = 0.05;    // of the default between its first runs and the finals
 constexpr double share_of_first = 0.55, share_of_few = 0.7, share_of_finals = 0.9;  // of the budget
 
 class Search {
@@ -50,6 +51,7 @@ class Search {
     Samples samples;      // of who others are compared with
     Samples ratios;       // to runs of that one beside its own
     double relative = 0;  // what it takes, over the first who was compared with; 0: not timed in this search
+    double apart = -1;    // the first two of ratios, over the lesser; negative: there were not as many
     bool ready = false;   // compiled, and its answers are right
     bool raced = false;   // in the finals
     double first_ms = 0;  // of the default: median of its first runs
@@ -377,21 +379,27 @@ bool Search::time_at_once(std::size_t i) {
   const std::optional<std::vector<double>> ms = run_each({reference, i, reference, i, reference, i, reference});
   if (!ms) return false;
   for (std::size_t r = 0; r < ms->size(); r += 2) states_[reference].samples.add((*ms)[r]);
-  for (std::size_t r = 1; r < ms->size(); r += 2) states_[i].ratios.add((*ms)[r] / (((*ms)[r - 1] + (*ms)[r + 1]) / 2));
+  Samples& ratios = states_[i].ratios;
+  for (std::size_t r = 1; r < ms->size(); r += 2) {
+    ratios.add((*ms)[r] / (((*ms)[r - 1] + (*ms)[r + 1]) / 2));
+    if (ratios.size() == 2) states_[i].apart = ratios.most() / ratios.least() - 1;
+  }
   return true;
 }
 
 bool Search::time_one_by_one(std::size_t i, double first_ms, double too_slow) {
   const std::size_t reference = *reference_;
   Samples& ratios = states_[i].ratios;
-  std::optional<double> ms = first_ms, beside;  // the last run of each
+  std::optional<double> ms = first_ms, before;
   for (std::size_t k = 0; k < first_runs; ++k) {
     if (k > 0) ms = run_once(i);
     if (!ms) return true;
-    if (k != 1) beside = run_once(reference);
-    if (!beside) return false;
-    if (k != 1) states_[reference].samples.add(*beside);
-    ratios.add(*ms / *beside);
+    const std::optional<double> after = run_once(reference);
+    if (!after) return false;
+    states_[reference].samples.add(*after);
+    ratios.add(*ms / (before ? (*before + *after) / 2 : *after));
+    before = after;
+    if (k == 1) states_[i].apart = ratios.most() / ratios.least() - 1;
     // Luck may take a fast one for slow once; two that agree are no luck.
     if (interrupted() || (k == 1 && (ratios.least() > too_slow || ratios.spread() < alike))) break;
   }
@@ -483,9 +491,10 @@ void Search::run_first() {
 std::vector<std::size_t> Search::entrants() {
   const std::vector<std::size_t> order = by_time();
   if (order.empty()) return {};
-  std::vector<const Samples*> first;
-  for (const State& s : states_) first.push_back(&s.ratios);
-  const double error = error_of_median(normal_quartiles * noise_of(first), first_runs);
+  Samples apart;  // of two, since those that lay together by chance were run no more
+  for (const State& s : states_)
+    if (s.apart >= 0) apart.add(s.apart);
+  const double error = error_of_median(normal_quartiles * apart.median() / normal_apart, first_runs);
   const double limit = sure_best() * unit() * (tie + chance * error);
   std::vector<std::size_t> all;
   for (const std::size_t i : order) {

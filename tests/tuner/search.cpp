@@ -1,6 +1,9 @@
 #include <doctest/doctest.h>
 
+#include <algorithm>
+#include <cstdint>
 #include <new>
+#include <random>
 #include <stdexcept>
 
 #include "kerf/error.h"
@@ -29,7 +32,8 @@ TEST_SUITE("tuner") {
     CHECK(winner(r) == 0);
     for (std::int64_t x = 8; x < 16; ++x) CHECK(candidate(r, x).samples == 2);
     for (std::int64_t x = 4; x < 8; ++x) CHECK(candidate(r, x).samples <= 3);
-    for (std::int64_t x = 1; x < 4; ++x) CHECK(candidate(r, x).samples == 5);  // clearly slower
+    for (std::int64_t x = 1; x < 4; ++x) CHECK(candidate(r, x).samples >= 5);  // clearly slower then
+    for (std::int64_t x = 1; x < 4; ++x) CHECK(candidate(r, x).samples <= 8);
     CHECK(candidate(r, 0).samples >= 9);
     CHECK(candidate(r, 0).samples <= 200);
   }
@@ -47,6 +51,26 @@ TEST_SUITE("tuner") {
       CHECK(c.median_ms / candidate(r, 9).median_ms ==
             doctest::Approx((c.point == at(9) ? 9.5 : 10.0 + 0.02 * static_cast<double>(c.point.at("x"))) / 9.5)
                 .epsilon(0.02));
+  }
+
+  TEST_CASE("search: twenty searches where times vary by a tenth choose within 2 % of the fastest") {
+    // Candidates 1 % apart, neighbours that come and go, and outliers; the time for finals of a few.
+    const auto alone = [](std::int64_t x) { return 24 * (1 + 0.01 * static_cast<double>((x * 7 + 5) % 32)); };
+    int close = 0;
+    for (std::uint32_t search_number = 0; search_number < 20; ++search_number) {
+      std::mt19937 random(search_number);
+      std::normal_distribution<double> normal;
+      std::uniform_real_distribution<double> uniform;
+      double busy = 0;
+      Scripted s;
+      s.ms = [&](std::int64_t x, int) {
+        busy = 0.95 * busy + 0.03 * normal(random);
+        const double outlier = uniform(random) < 0.05 ? 1.3 : 1;
+        return alone(x) * std::max(0.8, 1 + busy + 0.03 * normal(random)) * outlier;
+      };
+      close += alone(winner(search(s.task(32), s, s.options(16)))) <= 1.02 * 24;
+    }
+    CHECK(close >= 19);
   }
 
   TEST_CASE("search: where the default fails beside a candidate another takes its place") {
