@@ -495,14 +495,17 @@ std::vector<std::size_t> Search::entrants() {
   for (const State& s : states_)
     if (s.apart >= 0) apart.add(s.apart);
   const double error = error_of_median(normal_quartiles * apart.median() / normal_apart, first_runs);
-  const double limit = sure_best() * unit() * (tie + chance * error);
+  const double best = sure_best() * unit(), limit = best * (tie + chance * error);
+  const auto may_be_best = [&](std::size_t i) {
+    const Samples& s = states_[i].ratios;
+    const double ms = report_.candidates[i].median_ms;
+    // A moment may have been slow for most of few runs.
+    return ms <= limit || (s.size() > 0 && ms * s.least() / s.median() <= best * tie);
+  };
   std::vector<std::size_t> all;
-  for (const std::size_t i : order) {
-    if (task_.only.empty() && all.size() >= finalists &&
-        (all.size() >= most_finalists || report_.candidates[i].median_ms > limit))
-      break;
-    all.push_back(i);
-  }
+  for (const std::size_t i : order)
+    if (!task_.only.empty() || all.size() < finalists || (all.size() < most_finalists && may_be_best(i)))
+      all.push_back(i);
   const double left = begun_ + share_of_finals * seconds_ - clock();
   double turn = 0;  // seconds
   for (const std::size_t i : all)

@@ -73,6 +73,17 @@ TEST_SUITE("tuner") {
     CHECK(close >= 19);
   }
 
+  TEST_CASE("search: a slow moment for two of three first runs keeps nobody from the finals") {
+    Scripted s;
+    s.ms = [](std::int64_t x, int k) {
+      const bool hindered = x == 11 && (k == 0 || k == 2);
+      return (x == 11 ? 19.0 : 20.0 + 0.01 * static_cast<double>(x)) * (hindered ? 1.3 : 1);
+    };
+    const TuneReport r = search(s.task(12), s, s.options());
+    CHECK(winner(r) == 11);
+    CHECK(candidate(r, 11).median_ms == doctest::Approx(19).epsilon(0.001));
+  }
+
   TEST_CASE("search: where the default fails beside a candidate another takes its place") {
     for (const double slower : {1, 20}) {  // short runs go together, long ones one by one
       Scripted s;
