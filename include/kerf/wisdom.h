@@ -131,9 +131,9 @@ struct WisdomPrune {
 struct WisdomRead;
 
 /// A set of records. Of those with one key and the same validators one is the winner, if any is ok: the least median
-/// among what is ok and not noisy (noisy where nothing else is), or the first in the order of parameters that is surely
-/// within 2 % of it, twice the standard error of both medians included: they are compared by names, then values, one
-/// after the other. Of records with the same parameters one is kept:
+/// with its standard error added among what is ok and not noisy (noisy where nothing else is), or the first in the order
+/// of parameters that is surely within 2 % of it, twice the standard error of both medians included: they are compared
+/// by names, then values, one after the other. Of records with the same parameters one is kept:
 /// `wrong` and `fault` before all others, not noisy before noisy, then more samples, the lower median, the later date.
 /// So it does not matter in which order, how often or in which groups records were added.
 class Wisdom {

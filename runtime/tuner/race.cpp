@@ -17,6 +17,8 @@ constexpr double clearly = 3;          // standard errors
 constexpr double close_enough = 0.003;
 constexpr double no_closer = 0.0045;  // more turns would not decide who is as far from 2 % as that
 
+constexpr int settled = 8;  // comparisons, each by what the last one told
+
 std::size_t most_at(double spent) {
   if (spent < 0.25) return std::numeric_limits<std::size_t>::max();
   return spent < 0.5 ? 8 : spent < 0.75 ? 4 : 3;
@@ -34,61 +36,91 @@ Race::Race(std::size_t leader, const std::vector<std::size_t>& others, Turns tur
     : turns_(turns), run_(std::move(run)), run_each_(std::move(run_each)) {
   entrants_.push_back({.candidate = leader});
   for (const std::size_t i : others) entrants_.push_back({.candidate = i});
+  relative_.assign(entrants_.size(), 1);
 }
 
-std::optional<double> Race::run_between() {
-  const std::optional<double> ms = run_(entrants_[0].candidate);
-  if (ms) between_.add(*ms);
-  return ms;
+Samples Race::leader_ms() const {
+  Samples all;
+  for (const OneRun& r : runs_)
+    if (r.counts) all.add(taken(r));
+  return all;
 }
 
-std::vector<Race::Entrant*> Race::running(double spent) {
-  std::vector<Entrant*> best;
-  for (Entrant& e : entrants_)
-    if (e.open || e.ratios.size() > 0) best.push_back(&e);  // the others failed
-  std::stable_sort(best.begin(), best.end(),
-                   [](const Entrant* a, const Entrant* b) { return a->ratios.median() < b->ratios.median(); });
+std::vector<std::size_t> Race::running(double spent) {
+  const auto there = [&](std::size_t i) { return entrants_[i].open || entrants_[i].ratios.size() > 0; };
+  std::vector<std::size_t> best;
+  for (std::size_t i = 0; i < entrants_.size(); ++i)
+    if (there(i)) best.push_back(i);  // the others failed
+  std::stable_sort(best.begin(), best.end(), [&](std::size_t a, std::size_t b) {
+    return entrants_[a].ratios.median() < entrants_[b].ratios.median();
+  });
+  const std::vector<std::size_t> all = best;
   if (turns_.halve) best.resize(std::min(best.size(), most_at(spent)));
   // What the others took is told by what the leader did.
-  if (std::find(best.begin(), best.end(), entrants_.data()) == best.end()) best.push_back(entrants_.data());
-  std::erase_if(best, [](const Entrant* e) { return !e->open; });
-  std::sort(best.begin(), best.end());
+  if (std::find(best.begin(), best.end(), 0) == best.end()) best.push_back(0);
+  std::erase_if(best, [&](std::size_t i) { return !entrants_[i].open; });
+  // Nobody is compared with itself.
+  if (best.size() == 1 && all.size() > 1) best.push_back(all[best[0] == all[0] ? 1 : 0]);
   return best;
 }
 
-bool Race::turn_at_once(const std::vector<Entrant*>& open) {
-  if (between_.size() == 0 || between_.median() * static_cast<double>(2 * open.size() + 1) > longest_ms) return false;
-  std::vector<std::size_t> row = {entrants_[0].candidate};
-  for (const Entrant* e : open) row.insert(row.end(), {e->candidate, entrants_[0].candidate});
+void Race::mix(std::vector<std::size_t>& these) {
+  for (std::size_t i = these.size(); i > 1; --i) std::swap(these[i - 1], these[random_() % i]);
+  if (these.size() > 1 && !runs_.empty() && these[0] == runs_.back().entrant) std::swap(these.front(), these.back());
+}
+
+bool Race::turn_at_once(const std::vector<std::size_t>& these) {
+  double ms_of_all = 0;
+  for (const std::size_t i : these) {
+    if (entrants_[i].ratios.size() == 0) return false;
+    ms_of_all += relative_[i] * taken(runs_.back());
+  }
+  if (ms_of_all > longest_ms) return false;
+  std::vector<std::size_t> row = {entrants_[these.back()].candidate};
+  for (const std::size_t i : these) row.push_back(entrants_[i].candidate);
   const std::optional<std::vector<double>> ms = run_each_(row);
   if (!ms) return false;
-  for (std::size_t i = 0; i < row.size(); i += 2) between_.add((*ms)[i]);
-  for (std::size_t i = 0; i < open.size(); ++i)
-    open[i]->ratios.add((*ms)[2 * i + 1] / (((*ms)[2 * i] + (*ms)[2 * i + 2]) / 2));
+  runs_.push_back({these.back(), (*ms)[0], false});
+  for (std::size_t i = 0; i < these.size(); ++i) runs_.push_back({these[i], (*ms)[i + 1]});
   return true;
 }
 
-bool Race::turn(bool back, const std::function<double()>& spent) {
-  std::vector<Entrant*> open = running(spent());
-  if (back) std::reverse(open.begin(), open.end());
-  if (turn_at_once(open)) return true;
-  std::optional<double> before = run_between();
-  if (!before) return false;
-  for (Entrant* e : open) {
+bool Race::turn(const std::function<double()>& spent) {
+  std::vector<std::size_t> these = running(spent());
+  mix(these);
+  if (turn_at_once(these)) return true;
+  for (const std::size_t i : these) {
     if (spent() >= 1) return true;
-    const std::optional<double> ms = run_(e->candidate);
-    if (!ms) {
-      if (e == entrants_.data()) return false;
-      e->open = false;
-      e->ratios = {};
-      continue;
+    if (const std::optional<double> ms = run_(entrants_[i].candidate)) {
+      runs_.push_back({i, *ms});
+    } else {
+      if (i == 0) return false;
+      entrants_[i].open = false;
+      std::erase_if(runs_, [&](const OneRun& r) { return r.entrant == i; });
     }
-    const std::optional<double> after = run_between();
-    if (!after) return false;
-    e->ratios.add(*ms / ((*before + *after) / 2));
-    before = after;
   }
   return true;
+}
+
+void Race::compare() {
+  for (Entrant& e : entrants_) e.ratios = {};
+  const bool alone =
+      std::all_of(runs_.begin(), runs_.end(), [&](const OneRun& r) { return r.entrant == runs_[0].entrant; });
+  for (std::size_t r = 0; r < runs_.size(); ++r) {
+    if (!runs_[r].counts) continue;
+    double sum = 0, count = 0;
+    const auto beside = [&](std::size_t other) {
+      if (other >= runs_.size() || (runs_[other].entrant == runs_[r].entrant && !alone)) return;
+      sum += taken(runs_[other]), ++count;
+    };
+    beside(r - 1), beside(r + 1);
+    if (count > 0) entrants_[runs_[r].entrant].ratios.add(runs_[r].ms / (sum / count));
+  }
+  const double leader = entrants_[0].ratios.median();
+  if (leader <= 0) return;
+  for (std::size_t i = 0; i < entrants_.size(); ++i)
+    if (const double told = entrants_[i].ratios.median() / leader; told > 0)
+      relative_[i] = std::sqrt(relative_[i] * told);  // two that told each other's would swap theirs without end
 }
 
 void Race::close() {
@@ -115,11 +147,14 @@ void Race::close() {
 }
 
 bool Race::finish(const std::function<double()>& spent) {
-  for (std::size_t turns = 0; spent() < 1; ++turns) {
-    if (!turn(turns % 2 == 1, spent)) return false;
+  while (spent() < 1) {
+    if (!turn(spent)) return false;
+    compare();
     close();
-    if (running(spent()).empty()) break;
+    const std::vector<std::size_t> next = running(spent());
+    if (std::none_of(next.begin(), next.end(), [&](std::size_t i) { return entrants_[i].open; })) break;
   }
+  for (int i = 0; i < settled; ++i) compare();
   return true;
 }
 

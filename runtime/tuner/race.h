@@ -1,13 +1,15 @@
-// Candidates in turns, each between two runs of the leader.
+// Candidates in turns, in another order each time.
 //
 // What else a machine does moves the times of all that runs then, by a few percent on a GPU whose clock falls and by
-// half on a shared host. What a candidate takes over the runs of the leader beside it is known to a percent after ten
-// turns all the same. The leader has turns as the others: all begin on what it left in the caches.
+// half on a shared host. What a candidate takes over the runs right before and after its own, each divided by what its
+// candidate takes, is known to a percent after ten turns all the same: of whoever runs beside whom, every run tells
+// something of both.
 #pragma once
 
 #include <cstddef>
 #include <functional>
 #include <optional>
+#include <random>
 #include <vector>
 
 #include "runtime/tuner/samples.h"
@@ -22,7 +24,7 @@ class Race {
   using RunEach = std::function<std::optional<std::vector<double>>(const std::vector<std::size_t>& candidates)>;
   struct Entrant {
     std::size_t candidate = 0;
-    Samples ratios = {};  // to the mean of the leader's runs before and after
+    Samples ratios = {};  // to what the leader would have taken, by the runs before and after
     bool open = true;     // more of its runs would tell something
   };
   struct Turns {
@@ -32,30 +34,41 @@ class Race {
   };
   Race(std::size_t leader, const std::vector<std::size_t>& others, Turns turns, Run run, RunEach run_each);
 
-  /// Turns until it is known of each whether it is within 2 % of the best, and to 0.3 % what it takes, or there were
-  /// 200; or until `spent`, the share of the time that has gone, is 1. False: the leader failed, and what is known is
-  /// of no use.
+  /// Turns until it is known of each to 0.3 % what it takes and, as far as more turns would tell, whether it is within
+  /// 2 % of the best, or there were 200; or until `spent`, the share of the time that has gone, is 1. False: the leader
+  /// failed, and what is known is of no use.
   bool finish(const std::function<double()>& spent);
 
-  /// Milliseconds of the leader's runs between those of entrants.
-  const Samples& between() const { return between_; }
+  /// Milliseconds that the leader would have taken, of each run.
+  Samples leader_ms() const;
   /// The leader first.
   const std::vector<Entrant>& entrants() const { return entrants_; }
 
  private:
-  std::optional<double> run_between();
+  struct OneRun {
+    std::size_t entrant = 0;
+    double ms = 0;
+    bool counts = true;  // not the one that a row begins with
+  };
   /// Who has a turn next.
-  std::vector<Entrant*> running(double spent);
-  bool turn(bool back, const std::function<double()>& spent);
+  std::vector<std::size_t> running(double spent);
+  /// In another order, so that everyone follows everyone else.
+  void mix(std::vector<std::size_t>& these);
+  bool turn(const std::function<double()>& spent);
   /// All at once; false: nothing is known of it.
-  bool turn_at_once(const std::vector<Entrant*>& open);
+  bool turn_at_once(const std::vector<std::size_t>& these);
+  /// What each run took over those beside it, by what is known of these.
+  void compare();
   void close();
+  double taken(const OneRun& run) const { return run.ms / relative_[run.entrant]; }
 
   Turns turns_;
   Run run_;
   RunEach run_each_;
-  Samples between_;
+  std::mt19937 random_;
+  std::vector<OneRun> runs_;
   std::vector<Entrant> entrants_;
+  std::vector<double> relative_;  // of each, to the leader
 };
 
 /// Of the times of candidates that were measured alike, relative: the median of their spreads, as of normal errors.

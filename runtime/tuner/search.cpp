@@ -31,7 +31,7 @@ constexpr double normal_apart = 0.954;  // median of how far two normal errors o
 constexpr double alike = 0.02;          // so far apart, at most, two runs are enough
 constexpr double chance = 2;            // standard errors of the first runs that keep nobody from the finals
 constexpr double turns_that_fit = 5;    // of the finals, or there are fewer in them
-constexpr std::size_t compared = 60;    // turns of those that are only compared
+constexpr std::size_t compared = 150;   // turns of those that are only compared
 constexpr double drift_limit = 0.05;    // of the default between its first runs and the finals
 constexpr double share_of_first = 0.55, share_of_few = 0.7, share_of_finals = 0.9;  // of the budget
 
@@ -117,7 +117,8 @@ class Search {
   void rescale(double unit);
   /// Whoever would be chosen only since it was not run beside the others is no choice; a later search times it again.
   void pass_over_others();
-  /// Of these, the fastest first, the first in the order of parameters that is surely within 2 % of the best.
+  /// Of these, the fastest first, the first in the order of parameters that is surely within 2 % of who is the best for
+  /// sure.
   std::optional<std::size_t> choice(const std::vector<std::size_t>& order) const;
   /// Leaves out what was never taken up.
   void trim();
@@ -508,10 +509,9 @@ std::vector<std::size_t> Search::entrants() {
       all.push_back(i);
   const double left = begun_ + share_of_finals * seconds_ - clock();
   double turn = 0;  // seconds
-  for (const std::size_t i : all)
-    turn += 1e-3 * (report_.candidates[i].median_ms + report_.candidates[order[0]].median_ms);
+  for (const std::size_t i : all) turn += 1e-3 * report_.candidates[i].median_ms;
   while (task_.only.empty() && all.size() > finalists && turns_that_fit * turn > left) {
-    turn -= 1e-3 * (report_.candidates[all.back()].median_ms + report_.candidates[order[0]].median_ms);
+    turn -= 1e-3 * report_.candidates[all.back()].median_ms;
     all.pop_back();
   }
   const std::optional<std::size_t> standard = report_.standard;
@@ -535,7 +535,8 @@ void Search::settle_race(const Race& race) {
   State& state = states_[anchor->candidate];
   if (state.relative == 0) state.relative = report_.candidates[anchor->candidate].median_ms / unit();
   const double between = state.relative / anchor->ratios.median();
-  for (const double ms : race.between().all()) unit_ms_.add(ms / between);
+  const Samples leader_ms = race.leader_ms();
+  for (const double ms : leader_ms.all()) unit_ms_.add(ms / between);
   for (const Race::Entrant& e : entrants) {
     if (!counts(e) || leader_ == e.candidate) continue;
     State& s = states_[e.candidate];
@@ -611,9 +612,11 @@ std::optional<std::size_t> Search::choice(const std::vector<std::size_t>& order)
     const TuneCandidate& c = report_.candidates[i];
     return Timed{c.median_ms, c.spread, static_cast<std::size_t>(c.samples)};
   };
-  std::size_t first = order[0];
+  const std::size_t best = *std::min_element(
+      order.begin(), order.end(), [&](std::size_t a, std::size_t b) { return surely(timed(a)) < surely(timed(b)); });
+  std::size_t first = best;
   for (const std::size_t i : order)
-    if (report_.candidates[i].point < report_.candidates[first].point && ties(timed(i), timed(order[0]))) first = i;
+    if (report_.candidates[i].point < report_.candidates[first].point && ties(timed(i), timed(best))) first = i;
   return first;
 }
 

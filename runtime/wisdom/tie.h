@@ -22,6 +22,10 @@ struct Timed {
   std::size_t samples = 0;
 };
 
+/// What it takes at most, by the error of its median: the best is who takes the least for sure, since of many medians
+/// the least is often one of few samples.
+inline double surely(const Timed& t) { return t.median_ms * (1 + error_of_median(t.spread, t.samples)); }
+
 /// Within 2 % of the best, and twice the error that both medians may have. Who is so only by chance would be chosen in
 /// one search and left behind in the next.
 inline bool ties(const Timed& t, const Timed& best) {

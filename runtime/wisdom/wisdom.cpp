@@ -48,12 +48,16 @@ std::vector<const WisdomRecord*> by_merit(std::vector<const WisdomRecord*> group
     return std::tie(a->noisy, a->median_ms, a->parameters) < std::tie(b->noisy, b->median_ms, b->parameters);
   });
   if (group.empty()) return group;
-  const WisdomRecord& fastest = *group.front();
   const auto timed = [](const WisdomRecord& r) {
     return runtime::Timed{r.median_ms, r.spread, static_cast<std::size_t>(r.samples)};
   };
-  auto winner = group.begin();
-  for (auto r = group.begin() + 1; r != group.end() && (*r)->noisy == fastest.noisy; ++r)
+  const auto alike = std::find_if(group.begin(), group.end(), [&](auto* r) { return r->noisy != group[0]->noisy; });
+  const auto best = std::min_element(group.begin(), alike, [&](const WisdomRecord* a, const WisdomRecord* b) {
+    return runtime::surely(timed(*a)) < runtime::surely(timed(*b));
+  });
+  const WisdomRecord& fastest = **best;
+  auto winner = best;
+  for (auto r = group.begin(); r != alike; ++r)
     if ((*r)->parameters < (*winner)->parameters && runtime::ties(timed(**r), timed(fastest))) winner = r;
   std::rotate(group.begin(), winner, winner + 1);
   return group;
