@@ -10,6 +10,7 @@ namespace kerf::tools {
 namespace {
 constexpr double close = 1.02;
 constexpr double share_alike = 0.95;
+constexpr double comparing = 4;  // times the seconds of a search, so that it knows more than any of them
 
 RepeatedPart measured(const TuneReport& report, const std::map<TunePoint, std::int64_t>& chosen, RepeatedPart part) {
   part.seconds = report.seconds;
@@ -47,6 +48,7 @@ std::vector<RepeatedPart> repeat_searches(const PlanDesc& desc, std::int64_t tok
     if (options.stop.stop_requested()) return {};
   }
   begun(count);
+  options.seconds *= comparing;
   std::vector<RepeatedPart> all;
   for (const std::string& part : parts) {
     std::vector<TunePoint> points;
