@@ -17,7 +17,8 @@ constexpr double clearly = 3;          // standard errors
 constexpr double close_enough = 0.003;
 constexpr double no_closer = 0.0045;  // more turns would not decide who is as far from 2 % as that
 
-constexpr int settled = 8;  // comparisons, each by what the last one told
+constexpr double settled = 1e-9;      // of what a candidate takes, from one comparison to the next
+constexpr int most_comparisons = 60;  // each takes half of what is left off
 
 std::size_t most_at(double spent) {
   if (spent < 0.25) return std::numeric_limits<std::size_t>::max();
@@ -102,7 +103,7 @@ bool Race::turn(const std::function<double()>& spent) {
   return true;
 }
 
-void Race::compare() {
+double Race::compare() {
   for (Entrant& e : entrants_) e.ratios = {};
   const bool alone =
       std::all_of(runs_.begin(), runs_.end(), [&](const OneRun& r) { return r.entrant == runs_[0].entrant; });
@@ -117,10 +118,16 @@ void Race::compare() {
     if (count > 0) entrants_[runs_[r].entrant].ratios.add(runs_[r].ms / (sum / count));
   }
   const double leader = entrants_[0].ratios.median();
-  if (leader <= 0) return;
-  for (std::size_t i = 0; i < entrants_.size(); ++i)
-    if (const double told = entrants_[i].ratios.median() / leader; told > 0)
-      relative_[i] = std::sqrt(relative_[i] * told);  // two that told each other's would swap theirs without end
+  if (leader <= 0) return 0;
+  double moved = 0;
+  for (std::size_t i = 0; i < entrants_.size(); ++i) {
+    const double told = entrants_[i].ratios.median() / leader;
+    if (told <= 0) continue;
+    const double now = std::sqrt(relative_[i] * told);  // two that told each other's would swap theirs without end
+    moved = std::max(moved, std::abs(now / relative_[i] - 1));
+    relative_[i] = now;
+  }
+  return moved;
 }
 
 void Race::close() {
@@ -154,7 +161,8 @@ bool Race::finish(const std::function<double()>& spent) {
     const std::vector<std::size_t> next = running(spent());
     if (std::none_of(next.begin(), next.end(), [&](std::size_t i) { return entrants_[i].open; })) break;
   }
-  for (int i = 0; i < settled; ++i) compare();
+  for (int i = 0; i < most_comparisons && compare() > settled; ++i) {
+  }
   return true;
 }
 

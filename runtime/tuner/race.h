@@ -57,8 +57,8 @@ class Race {
   bool turn(const std::function<double()>& spent);
   /// All at once; false: nothing is known of it.
   bool turn_at_once(const std::vector<std::size_t>& these);
-  /// What each run took over those beside it, by what is known of these.
-  void compare();
+  /// What each run took over those beside it, by what is known of these; by how much this moved what is known of them.
+  double compare();
   void close();
   double taken(const OneRun& run) const { return run.ms / relative_[run.entrant]; }
 
