@@ -89,8 +89,8 @@ struct TuneReport {
   std::vector<TunePruned> pruned = {};  // the first 1000
   std::int64_t pruned_count = 0;
   std::vector<TuneCandidate> candidates = {};  // as they were taken up
-  /// Of `candidates` the first in the order of parameters that is surely within 2 % of the best, as a Wisdom's winner
-  /// is; none: nothing ran rightly.
+  /// Of `candidates` the first in the order of predicted times, then of parameters, that is surely within 2 % of the
+  /// best, as a Wisdom's winner is; none: nothing ran rightly.
   std::optional<std::size_t> winner = {};
   std::optional<std::size_t> standard = {};  // the default
   std::string stopped = {};                  // "", "budget", "interrupt", or "fault": nothing measures any more

@@ -131,11 +131,12 @@ struct WisdomPrune {
 struct WisdomRead;
 
 /// A set of records. Of those with one key and the same validators one is the winner, if any is ok: the least median
-/// with its standard error added among what is ok and not noisy (noisy where nothing else is), or the first in the order
-/// of parameters that is surely within 2 % of it, twice the standard error of both medians included: they are compared
-/// by names, then values, one after the other. Of records with the same parameters one is kept:
-/// `wrong` and `fault` before all others, not noisy before noisy, then more samples, the lower median, the later date.
-/// So it does not matter in which order, how often or in which groups records were added.
+/// with its standard error added among what is ok and not noisy (noisy where nothing else is), or what is surely within
+/// 2 % of it, twice the standard error of both medians included, and has the least predicted_ms; of those with the same
+/// the first in the order of parameters, which are compared by names, then values, one after the other. Of records with
+/// the same parameters one is kept: `wrong` and `fault` before all others, not noisy before noisy, then more samples,
+/// the lower median, the later date. So it does not matter in which order, how often or in which groups records were
+/// added.
 class Wisdom {
  public:
   /// What the text holds, and what in it could not be used. Never throws because of the text.

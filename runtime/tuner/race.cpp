@@ -10,7 +10,7 @@
 namespace kerf::runtime {
 
 namespace {
-constexpr std::size_t most_turns = 200;
+constexpr std::size_t most_turns = 600;
 constexpr std::size_t own_turns = 30;  // that tell how much an entrant's ratios vary
 constexpr double longest_ms = 500;     // that may go by before anyone looks at the clock
 constexpr double clearly = 3;          // standard errors

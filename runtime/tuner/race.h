@@ -35,7 +35,7 @@ class Race {
   Race(std::size_t leader, const std::vector<std::size_t>& others, Turns turns, Run run, RunEach run_each);
 
   /// Turns until it is known of each to 0.3 % what it takes and, as far as more turns would tell, whether it is within
-  /// 2 % of the best, or there were 200; or until `spent`, the share of the time that has gone, is 1. False: the leader
+  /// 2 % of the best, or there were 600; or until `spent`, the share of the time that has gone, is 1. False: the leader
   /// failed, and what is known is of no use.
   bool finish(const std::function<double()>& spent);
 

@@ -31,7 +31,7 @@ constexpr double normal_apart = 0.954;  // median of how far two normal errors o
 constexpr double alike = 0.02;          // so far apart, at most, two runs are enough
 constexpr double chance = 2;            // standard errors of the first runs that keep nobody from the finals
 constexpr double turns_that_fit = 5;    // of the finals, or there are fewer in them
-constexpr std::size_t compared = 150;   // turns of those that are only compared
+constexpr std::size_t compared = 600;   // turns of those that are only compared
 constexpr double drift_limit = 0.05;    // of the default between its first runs and the finals
 constexpr double share_of_first = 0.55, share_of_few = 0.7, share_of_finals = 0.9;  // of the budget
 
@@ -117,8 +117,8 @@ class Search {
   void rescale(double unit);
   /// Whoever would be chosen only since it was not run beside the others is no choice; a later search times it again.
   void pass_over_others();
-  /// Of these, the fastest first, the first in the order of parameters that is surely within 2 % of who is the best for
-  /// sure.
+  /// Of these, the fastest first, the first in the order of predicted times, then of parameters, that is surely within
+  /// 2 % of who is the best for sure.
   std::optional<std::size_t> choice(const std::vector<std::size_t>& order) const;
   /// Leaves out what was never taken up.
   void trim();
@@ -614,9 +614,13 @@ std::optional<std::size_t> Search::choice(const std::vector<std::size_t>& order)
   };
   const std::size_t best = *std::min_element(
       order.begin(), order.end(), [&](std::size_t a, std::size_t b) { return surely(timed(a)) < surely(timed(b)); });
+  const auto before = [&](std::size_t a, std::size_t b) {
+    const TuneCandidate &x = report_.candidates[a], &y = report_.candidates[b];
+    return std::tie(x.predicted_ms, x.point) < std::tie(y.predicted_ms, y.point);
+  };
   std::size_t first = best;
   for (const std::size_t i : order)
-    if (report_.candidates[i].point < report_.candidates[first].point && ties(timed(i), timed(best))) first = i;
+    if (before(i, first) && ties(timed(i), timed(best))) first = i;
   return first;
 }
 

@@ -7,7 +7,7 @@
 //
 // What else runs on a machine moves the times of all, so candidates are compared by what they take over runs of one of
 // them beside their own, and their times are this times the median of that one. Of those that are surely within 2 % of
-// the best the first in the order of parameters wins, as where wisdom is looked up.
+// the best the first in the order of predicted times, then of parameters, wins, as where wisdom is looked up.
 #pragma once
 
 #include <exception>

@@ -56,9 +56,12 @@ std::vector<const WisdomRecord*> by_merit(std::vector<const WisdomRecord*> group
     return runtime::surely(timed(*a)) < runtime::surely(timed(*b));
   });
   const WisdomRecord& fastest = **best;
+  const auto before = [](const WisdomRecord& a, const WisdomRecord& b) {
+    return std::tie(a.predicted_ms, a.parameters) < std::tie(b.predicted_ms, b.parameters);
+  };
   auto winner = best;
   for (auto r = group.begin(); r != alike; ++r)
-    if ((*r)->parameters < (*winner)->parameters && runtime::ties(timed(**r), timed(fastest))) winner = r;
+    if (before(**r, **winner) && runtime::ties(timed(**r), timed(fastest))) winner = r;
   std::rotate(group.begin(), winner, winner + 1);
   return group;
 }

@@ -141,12 +141,14 @@ TEST_SUITE("tuner") {
     CHECK(s.runs[3] == 1);
   }
 
-  TEST_CASE("search: within 2 % the first in the order of parameters wins, whatever the default and the model say") {
+  TEST_CASE("search: within 2 % who was predicted to take the least wins, then the first in the order of parameters") {
     Scripted s;
     s.ms = [](std::int64_t x, int) { return x == 6 ? 10.0 : x == 2 ? 10.15 : x < 2 ? 10.5 : 10.19; };
     auto task = s.task(8, 4);
-    task.predicted_ms = [](const TunePoint& p) { return p.at("x") == 5 ? 1.0 : 2.0; };
+    task.predicted_ms = [](const TunePoint& p) { return p.at("x") < 2 ? 1.0 : 2.0; };
     CHECK(winner(search(task, s, s.options())) == 2);
+    task.predicted_ms = [](const TunePoint& p) { return p.at("x") == 5 ? 1.0 : 2.0; };
+    CHECK(winner(search(task, s, s.options())) == 5);
     Scripted far;
     far.ms = [](std::int64_t x, int) { return x == 0 ? 10.21 : x == 1 ? 10.19 : 10.0; };
     CHECK(winner(search(far.task(3), far, far.options())) == 1);

@@ -82,7 +82,9 @@ TEST_CASE("wisdom: a key has one winner if anything of it is ok, and else none")
   }
 }
 
-TEST_CASE("wisdom: the least median wins, and surely within 2 % the first in the order of parameters") {
+TEST_CASE(
+    "wisdom: the least median wins, and surely within 2 % the least prediction, then the first in the order of "
+    "parameters") {
   CHECK(winner(wisdom_of({a_record(64, 1.1), a_record(128, 1.0), a_record(256, 1.5)})) == 128);
   CHECK(winner(wisdom_of({a_record(64, 1.013), a_record(128, 1.0)})) == 64);
   CHECK(winner(wisdom_of({a_record(64, 1.019), a_record(128, 1.0)})) == 128);  // of 20 samples 1 % apart
@@ -91,6 +93,13 @@ TEST_CASE("wisdom: the least median wins, and surely within 2 % the first in the
   CHECK(winner(wisdom_of({known, best})) == 64);
   CHECK(winner(wisdom_of({a_record(64, 1.021), a_record(128, 1.0)})) == 128);
   CHECK(winner(wisdom_of({a_record(64, 1.03), a_record(128, 1.012), a_record(256, 1.0)})) == 128);
+  WisdomRecord first = a_record(64, 1.005), least = a_record(128, 1.01);
+  first.predicted_ms = 0.9, least.predicted_ms = 0.8;
+  WisdomRecord fastest = a_record(256, 1.0);
+  fastest.predicted_ms = 0.9;
+  CHECK(winner(wisdom_of({first, least, fastest})) == 128);
+  least.median_ms = 1.03;
+  CHECK(winner(wisdom_of({first, least, fastest})) == 64);
 }
 
 TEST_CASE("wisdom: noisy records win where nothing else is ok, failures never") {

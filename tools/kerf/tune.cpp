@@ -311,7 +311,8 @@ void add_tune(CLI::App& app, Run& run) {
       "Each record is kept as soon as it is known: Ctrl-C, or a machine that goes down, costs one candidate at most, "
       "and\n"
       "what is known is not measured again. Plans find the choice by themselves.\n"
-      "Of those surely within 2 % of the best the first in the order of parameters wins. Every candidate there is: "
+      "Of those surely within 2 % of the best the one wins that was predicted to take the least. Every candidate there "
+      "is:\n"
       "--budget 300 --candidates 1000\n"
       "Example: kerf tune --model gpt2 --tokens 256,1024 --dtype bf16\n"
       "Example: kerf tune --device cuda --model gemma2-2b --tokens 8192 --dtype bf16 --out study.json");
