@@ -104,6 +104,15 @@ TEST_SUITE("tuner") {
     }
   }
 
+  TEST_CASE("race: without noise ratios are exact, also after few turns") {
+    Track t{.ms = [](std::size_t i, int) { return 10 * (1 + 0.07 * static_cast<double>(i)); }};
+    Race race = t.race(0, {1, 2, 3, 4, 5, 6, 7, 8}, {.early = 3, .least = 3, .halve = false});
+    CHECK(race.finish(t.spent()));
+    CHECK(turns(race, 8) == 3);
+    for (std::size_t i = 0; i <= 8; ++i)
+      CHECK(ratio(race, i) / ratio(race, 0) == doctest::Approx(1 + 0.07 * static_cast<double>(i)).epsilon(1e-7));
+  }
+
   TEST_CASE("race: who is clearly slower stops after five turns, who is not when it is known") {
     Track t{.ms = [](std::size_t i, int run) { return (i == 2 ? 12.0 : 10.0) * (1 + 0.001 * (run * 7 % 5)); }};
     Race race = t.race(0, {1, 2});
