@@ -148,9 +148,10 @@ struct ProgramTuning {
   /// makes, or with `interpreted` off, what the first candidate that runs makes.
   std::vector<std::pair<std::string, TensorRef>> expected = {};
   bool interpreted = true;
-  double tolerance = 1e-3;                                    // norm of the error over the norm of what is expected
-  std::function<double(const TunePoint&)> predicted_ms = {};  // ranks candidates; empty: in the space's order
-  std::string options = {};                                   // of the key: what else the choice depends on
+  double tolerance = 1e-3;  // norm of the error over the norm of what is expected
+  /// Ranks candidates and decides ties; empty: they are tried in the space's order.
+  std::function<double(const TunePoint&)> predicted_ms = {};
+  std::string options = {};  // of the key: what else the choice depends on
   std::shared_ptr<ThreadPool> pool = nullptr;
   std::shared_ptr<CodeCache> cache = nullptr;
 };
@@ -170,10 +171,10 @@ struct LossTuning {
 /// UsageError where there can be no such plan, DeviceError where the device is not there or memory is short.
 LossTuning tune_loss(const PlanDesc& desc, std::int64_t tokens, const TuneOptions& options = {});
 
-/// Measures these points of a part, "forward", "backward" or "filtered", beside each other until the half percents
-/// between them are known or the seconds are over: which one is the fastest, and by how much. Of options wisdom, again
-/// and candidates do not count. Throws as tune_loss, and UsageError for a part that the plan does not have or a point
-/// that is not of its space.
+/// Measures these points of a part, "forward", "backward" or "filtered", beside each other, 600 times each or
+/// until the seconds are over: which one is the fastest, and by how much. Of options wisdom, again and candidates do
+/// not count. Throws as tune_loss, and UsageError for a part that the plan does not have or a point that is not of its
+/// space.
 TuneReport compare_loss(const PlanDesc& desc, std::int64_t tokens, const std::string& part,
                         const std::vector<TunePoint>& points, const TuneOptions& options = {});
 

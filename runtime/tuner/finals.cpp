@@ -1,7 +1,6 @@
 #include <algorithm>
 #include <cmath>
 #include <tuple>
-#include <utility>
 
 #include "runtime/tuner/search_impl.h"
 #include "runtime/wisdom/tie.h"
@@ -145,7 +144,8 @@ std::optional<std::size_t> Search::choice(const std::vector<std::size_t>& order)
       order.begin(), order.end(), [&](std::size_t a, std::size_t b) { return surely(timed(a)) < surely(timed(b)); });
   const auto before = [&](std::size_t a, std::size_t b) {
     const TuneCandidate &x = report_.candidates[a], &y = report_.candidates[b];
-    return std::tie(x.predicted_ms, x.point) < std::tie(y.predicted_ms, y.point);
+    const double predicted_x = tie_rank(x.predicted_ms), predicted_y = tie_rank(y.predicted_ms);
+    return std::tie(predicted_x, x.point) < std::tie(predicted_y, y.point);
   };
   std::size_t first = best;
   for (const std::size_t i : order)

@@ -1,10 +1,10 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <exception>
 #include <limits>
 #include <memory>
 #include <thread>
-#include <utility>
 
 #include "runtime/tuner/search_impl.h"
 

@@ -17,8 +17,9 @@ constexpr double clearly = 3;          // standard errors
 constexpr double close_enough = 0.003;
 constexpr double no_closer = 0.0045;  // more turns would not decide who is as far from 2 % as that
 
+constexpr std::size_t compared_rarely = 50;
 constexpr double settled = 1e-9;      // of what a candidate takes, from one comparison to the next
-constexpr int most_comparisons = 60;  // each takes half of what is left off
+constexpr int most_comparisons = 60;  // each takes about half of what is left off
 
 std::size_t most_at(double spent) {
   if (spent < 0.25) return std::numeric_limits<std::size_t>::max();
@@ -104,7 +105,7 @@ bool Race::turn(const std::function<double()>& spent) {
 }
 
 double Race::compare() {
-  for (Entrant& e : entrants_) e.ratios = {};
+  std::vector<std::vector<double>> told(entrants_.size());
   const bool alone =
       std::all_of(runs_.begin(), runs_.end(), [&](const OneRun& r) { return r.entrant == runs_[0].entrant; });
   for (std::size_t r = 0; r < runs_.size(); ++r) {
@@ -115,15 +116,16 @@ double Race::compare() {
       sum += taken(runs_[other]), ++count;
     };
     beside(r - 1), beside(r + 1);
-    if (count > 0) entrants_[runs_[r].entrant].ratios.add(runs_[r].ms / (sum / count));
+    if (count > 0) told[runs_[r].entrant].push_back(runs_[r].ms / (sum / count));
   }
+  for (std::size_t i = 0; i < entrants_.size(); ++i) entrants_[i].ratios = Samples(std::move(told[i]));
   const double leader = entrants_[0].ratios.median();
-  if (leader <= 0) return 0;
+  if (!(leader > 0)) return 0;
   double moved = 0;
   for (std::size_t i = 0; i < entrants_.size(); ++i) {
-    const double told = entrants_[i].ratios.median() / leader;
-    if (told <= 0) continue;
-    const double now = std::sqrt(relative_[i] * told);  // two that told each other's would swap theirs without end
+    const double ratio = entrants_[i].ratios.median() / leader;
+    if (!(ratio > 0)) continue;
+    const double now = std::sqrt(relative_[i] * ratio);  // two that told each other's would swap theirs without end
     moved = std::max(moved, std::abs(now / relative_[i] - 1));
     relative_[i] = now;
   }
@@ -154,8 +156,10 @@ void Race::close() {
 }
 
 bool Race::finish(const std::function<double()>& spent) {
-  while (spent() < 1) {
+  for (std::size_t turns = 1, due = 1; spent() < 1; ++turns) {
     if (!turn(spent)) return false;
+    if (turns < due) continue;
+    due = turns + 1 + turns / compared_rarely;  // of many turns one more tells little, and looking at all takes long
     compare();
     close();
     const std::vector<std::size_t> next = running(spent());

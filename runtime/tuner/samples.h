@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <utility>
 #include <vector>
 
 #include "runtime/wisdom/tie.h"
@@ -11,6 +12,8 @@ namespace kerf::runtime {
 
 class Samples {
  public:
+  Samples() = default;
+  explicit Samples(std::vector<double> ms) : sorted_(std::move(ms)) { std::sort(sorted_.begin(), sorted_.end()); }
   void add(double ms) { sorted_.insert(std::upper_bound(sorted_.begin(), sorted_.end(), ms), ms); }
   /// The least first.
   const std::vector<double>& all() const { return sorted_; }

@@ -38,6 +38,7 @@ void SearchLog::adopt(std::vector<TuneCandidate>& candidates, bool again) const 
     at->known = true;
     at->median_ms = r.median_ms, at->spread = r.spread, at->samples = r.samples;
     at->status = r.status, at->reason = r.reason, at->noisy = r.noisy;
+    at->predicted_ms = r.predicted_ms;    // ties go by it, and whoever reads the file has no other
     constexpr std::int64_t measured = 2;  // and passed over: not given up after its first run
     if (r.status == WisdomStatus::slow && r.samples >= measured) at->status = WisdomStatus::ok;  // with its reason
   }

@@ -3,6 +3,7 @@
 
 #include <cmath>
 #include <cstddef>
+#include <limits>
 
 namespace kerf::runtime {
 
@@ -31,6 +32,11 @@ inline double surely(const Timed& t) { return t.median_ms * (1 + error_of_median
 inline bool ties(const Timed& t, const Timed& best) {
   const double error = std::hypot(error_of_median(t.spread, t.samples), error_of_median(best.spread, best.samples));
   return t.median_ms * (1 + sure_errors * error) <= tie * best.median_ms;
+}
+
+/// Of those that tie the least wins; who has no prediction comes after all that have one.
+inline double tie_rank(double predicted_ms) {
+  return predicted_ms > 0 ? predicted_ms : std::numeric_limits<double>::infinity();
 }
 
 }  // namespace kerf::runtime

@@ -57,7 +57,8 @@ std::vector<const WisdomRecord*> by_merit(std::vector<const WisdomRecord*> group
   });
   const WisdomRecord& fastest = **best;
   const auto before = [](const WisdomRecord& a, const WisdomRecord& b) {
-    return std::tie(a.predicted_ms, a.parameters) < std::tie(b.predicted_ms, b.parameters);
+    const double x = runtime::tie_rank(a.predicted_ms), y = runtime::tie_rank(b.predicted_ms);
+    return std::tie(x, a.parameters) < std::tie(y, b.parameters);
   };
   auto winner = best;
   for (auto r = group.begin(); r != alike; ++r)

@@ -101,6 +101,24 @@ TEST_SUITE("tuner") {
     }
   }
 
+  TEST_CASE("resume: a tie goes by what was predicted when it was measured, as in the file") {
+    const WisdomFile file;
+    Scripted s;
+    TuneOptions o = s.options();
+    o.wisdom = file.path;
+    s.ms = [](std::int64_t, int) { return 10.0; };
+    auto task = s.task(4);
+    task.predicted_ms = [](const TunePoint& p) { return p.at("x") == 2 ? 1.0 : 2.0; };
+    CHECK(winner(search(task, s, o)) == 2);
+    Scripted again;  // another model, and no time to run anything
+    again.ms = s.ms;
+    TuneOptions none = again.options(0);
+    none.wisdom = file.path;
+    task = again.task(4);
+    task.predicted_ms = [](const TunePoint& p) { return p.at("x") == 3 ? 1.0 : 2.0; };
+    CHECK(winner(search(task, again, none)) == 2);
+  }
+
   TEST_CASE("resume: records of another key or machine are not taken") {
     const WisdomFile file;
     Scripted s;

@@ -98,6 +98,8 @@ TEST_CASE(
   WisdomRecord fastest = a_record(256, 1.0);
   fastest.predicted_ms = 0.9;
   CHECK(winner(wisdom_of({first, least, fastest})) == 128);
+  WisdomRecord unpredicted = a_record(32, 1.005);  // by hand, or from elsewhere
+  CHECK(winner(wisdom_of({unpredicted, first, least, fastest})) == 128);
   least.median_ms = 1.03;
   CHECK(winner(wisdom_of({first, least, fastest})) == 64);
 }
