@@ -1,6 +1,5 @@
 #include <algorithm>
 #include <cmath>
-#include <tuple>
 
 #include "runtime/tuner/search_impl.h"
 #include "runtime/wisdom/tie.h"
@@ -12,7 +11,6 @@ constexpr std::size_t most_finalists = 16;
 constexpr double normal_apart = 0.954;   // median of how far two normal errors of deviation 1 lie apart
 constexpr double chance = 2;             // standard errors of the first runs that keep nobody from the finals
 constexpr double turns_that_fit = 5;     // of the finals, or there are fewer in them
-constexpr std::size_t compared = 600;    // turns of those that are only compared
 constexpr double drift_limit = 0.05;     // of the default between its first runs and the finals
 constexpr double share_of_finals = 0.9;  // of the budget
 }  // namespace
@@ -94,7 +92,8 @@ void Search::run_finals(std::vector<std::size_t> last) {
   const auto failed = [&](std::size_t i) { return report_.candidates[i].status != WisdomStatus::ok; };
   for (; !last.empty(); last.erase(last.begin())) {
     if (failed(last[0])) continue;
-    const Race::Turns turns = task_.only.empty() ? Race::Turns{} : Race::Turns{compared, compared, false};
+    const Race::Turns turns =
+        task_.only.empty() ? Race::Turns{} : Race::Turns{Race::most_turns, Race::most_turns, false};
     Race race = race_of(last[0], {last.begin() + 1, last.end()}, turns);
     const bool whole = race.finish(spent_until(share_of_finals));
     std::erase_if(last, [&](std::size_t i) { return i != last[0] && failed(i); });
@@ -136,21 +135,13 @@ void Search::finals() {
 
 std::optional<std::size_t> Search::choice(const std::vector<std::size_t>& order) const {
   if (order.empty()) return {};
-  const auto timed = [&](std::size_t i) {
-    const TuneCandidate& c = report_.candidates[i];
-    return Timed{c.median_ms, c.spread, static_cast<std::size_t>(c.samples)};
-  };
-  const std::size_t best = *std::min_element(
-      order.begin(), order.end(), [&](std::size_t a, std::size_t b) { return surely(timed(a)) < surely(timed(b)); });
-  const auto before = [&](std::size_t a, std::size_t b) {
-    const TuneCandidate &x = report_.candidates[a], &y = report_.candidates[b];
-    const double predicted_x = tie_rank(x.predicted_ms), predicted_y = tie_rank(y.predicted_ms);
-    return std::tie(predicted_x, x.point) < std::tie(predicted_y, y.point);
-  };
-  std::size_t first = best;
-  for (const std::size_t i : order)
-    if (before(i, first) && ties(timed(i), timed(best))) first = i;
-  return first;
+  return *chosen(
+      order.begin(), order.end(),
+      [&](std::size_t i) {
+        const TuneCandidate& c = report_.candidates[i];
+        return Timed{c.median_ms, c.spread, static_cast<std::size_t>(c.samples), c.predicted_ms};
+      },
+      [&](std::size_t i) -> const TunePoint& { return report_.candidates[i].point; });
 }
 
 void Search::pass_over_others() {

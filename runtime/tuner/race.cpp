@@ -10,7 +10,6 @@
 namespace kerf::runtime {
 
 namespace {
-constexpr std::size_t most_turns = 600;
 constexpr std::size_t own_turns = 30;  // that tell how much an entrant's ratios vary
 constexpr double longest_ms = 500;     // that may go by before anyone looks at the clock
 constexpr double clearly = 3;          // standard errors
@@ -42,10 +41,10 @@ Race::Race(std::size_t leader, const std::vector<std::size_t>& others, Turns tur
 }
 
 Samples Race::leader_ms() const {
-  Samples all;
+  std::vector<double> all;
   for (const OneRun& r : runs_)
-    if (r.counts) all.add(taken(r));
-  return all;
+    if (r.counts) all.push_back(taken(r));
+  return Samples(std::move(all));
 }
 
 std::vector<std::size_t> Race::running(double spent) {
@@ -87,8 +86,7 @@ bool Race::turn_at_once(const std::vector<std::size_t>& these) {
   return true;
 }
 
-bool Race::turn(const std::function<double()>& spent) {
-  std::vector<std::size_t> these = running(spent());
+bool Race::turn(std::vector<std::size_t> these, const std::function<double()>& spent) {
   mix(these);
   if (turn_at_once(these)) return true;
   for (const std::size_t i : these) {
@@ -156,14 +154,16 @@ void Race::close() {
 }
 
 bool Race::finish(const std::function<double()>& spent) {
-  for (std::size_t turns = 1, due = 1; spent() < 1; ++turns) {
-    if (!turn(spent)) return false;
+  for (std::size_t turns = 1, due = 1;; ++turns) {
+    const double gone = spent();
+    if (gone >= 1) break;
+    std::vector<std::size_t> these = running(gone);
+    if (these.empty()) break;
+    if (!turn(std::move(these), spent)) return false;
     if (turns < due) continue;
     due = turns + 1 + turns / compared_rarely;  // of many turns one more tells little, and looking at all takes long
     compare();
     close();
-    const std::vector<std::size_t> next = running(spent());
-    if (std::none_of(next.begin(), next.end(), [&](std::size_t i) { return entrants_[i].open; })) break;
   }
   for (int i = 0; i < most_comparisons && compare() > settled; ++i) {
   }

@@ -27,6 +27,7 @@ class Race {
     Samples ratios = {};  // to what the leader would have taken, by the runs before and after
     bool open = true;     // more of its runs would tell something
   };
+  static constexpr std::size_t most_turns = 600;
   struct Turns {
     std::size_t early = 5;  // after which who is clearly slower stops
     std::size_t least = 9;  // of the others
@@ -35,8 +36,8 @@ class Race {
   Race(std::size_t leader, const std::vector<std::size_t>& others, Turns turns, Run run, RunEach run_each);
 
   /// Turns until it is known of each to 0.3 % what it takes and, as far as more turns would tell, whether it is within
-  /// 2 % of the best, or there were 600; or until `spent`, the share of the time that has gone, is 1. False: the leader
-  /// failed, and what is known is of no use.
+  /// 2 % of the best, or there were `most_turns`; or until `spent`, the share of the time that has gone, is 1. False:
+  /// the leader failed, and what is known is of no use.
   bool finish(const std::function<double()>& spent);
 
   /// Milliseconds that the leader would have taken, of each run.
@@ -50,11 +51,12 @@ class Race {
     double ms = 0;
     bool counts = true;  // not the one that a row begins with
   };
-  /// Who has a turn next.
+  /// Who has a turn next; nobody: more turns would tell nothing.
   std::vector<std::size_t> running(double spent);
   /// In another order, so that everyone follows everyone else.
   void mix(std::vector<std::size_t>& these);
-  bool turn(const std::function<double()>& spent);
+  /// Of each of these; false: the leader failed.
+  bool turn(std::vector<std::size_t> these, const std::function<double()>& spent);
   /// All at once; false: nothing is known of it.
   bool turn_at_once(const std::vector<std::size_t>& these);
   /// What each run took over those beside it, by what is known of these; by how much this moved what is known of them.

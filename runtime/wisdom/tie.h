@@ -1,9 +1,11 @@
 // When two times are one: wisdom and the search that writes it choose by the same rule.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <limits>
+#include <tuple>
 
 namespace kerf::runtime {
 
@@ -21,6 +23,7 @@ inline double error_of_median(double spread, std::size_t n) {
 struct Timed {
   double median_ms = 0, spread = 0;
   std::size_t samples = 0;
+  double predicted_ms = 0;  // 0: none
 };
 
 /// What it takes at most, by the error of its median: the best is who takes the least for sure, since of many medians
@@ -34,9 +37,24 @@ inline bool ties(const Timed& t, const Timed& best) {
   return t.median_ms * (1 + sure_errors * error) <= tie * best.median_ms;
 }
 
-/// Of those that tie the least wins; who has no prediction comes after all that have one.
-inline double tie_rank(double predicted_ms) {
-  return predicted_ms > 0 ? predicted_ms : std::numeric_limits<double>::infinity();
+/// Who wins: of those that tie with the best the least predicted, after all of them who has no prediction; of those
+/// alike the first in the order of parameters. `timed` and `parameters` of a candidate say what is known of it.
+template <class Iterator, class TimedOf, class ParametersOf>
+Iterator chosen(Iterator begin, Iterator end, const TimedOf& timed, const ParametersOf& parameters) {
+  const auto surer = [&](const auto& a, const auto& b) { return surely(timed(a)) < surely(timed(b)); };
+  const auto predicted = [&](const auto& candidate) {
+    const double ms = timed(candidate).predicted_ms;
+    return ms > 0 ? ms : std::numeric_limits<double>::infinity();
+  };
+  const auto before = [&](const auto& a, const auto& b) {
+    const double x = predicted(a), y = predicted(b);
+    return std::tie(x, parameters(a)) < std::tie(y, parameters(b));
+  };
+  const Iterator best = std::min_element(begin, end, surer);
+  Iterator first = best;
+  for (Iterator i = begin; i != end; ++i)
+    if (before(*i, *first) && ties(timed(*i), timed(*best))) first = i;
+  return first;
 }
 
 }  // namespace kerf::runtime

@@ -48,21 +48,13 @@ std::vector<const WisdomRecord*> by_merit(std::vector<const WisdomRecord*> group
     return std::tie(a->noisy, a->median_ms, a->parameters) < std::tie(b->noisy, b->median_ms, b->parameters);
   });
   if (group.empty()) return group;
-  const auto timed = [](const WisdomRecord& r) {
-    return runtime::Timed{r.median_ms, r.spread, static_cast<std::size_t>(r.samples)};
-  };
   const auto alike = std::find_if(group.begin(), group.end(), [&](auto* r) { return r->noisy != group[0]->noisy; });
-  const auto best = std::min_element(group.begin(), alike, [&](const WisdomRecord* a, const WisdomRecord* b) {
-    return runtime::surely(timed(*a)) < runtime::surely(timed(*b));
-  });
-  const WisdomRecord& fastest = **best;
-  const auto before = [](const WisdomRecord& a, const WisdomRecord& b) {
-    const double x = runtime::tie_rank(a.predicted_ms), y = runtime::tie_rank(b.predicted_ms);
-    return std::tie(x, a.parameters) < std::tie(y, b.parameters);
-  };
-  auto winner = best;
-  for (auto r = group.begin(); r != alike; ++r)
-    if (before(**r, **winner) && runtime::ties(timed(**r), timed(fastest))) winner = r;
+  const auto winner = runtime::chosen(
+      group.begin(), alike,
+      [](const WisdomRecord* r) {
+        return runtime::Timed{r->median_ms, r->spread, static_cast<std::size_t>(r->samples), r->predicted_ms};
+      },
+      [](const WisdomRecord* r) -> const WisdomParameters& { return r->parameters; });
   std::rotate(group.begin(), winner, winner + 1);
   return group;
 }
