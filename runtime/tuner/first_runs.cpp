@@ -110,17 +110,13 @@ bool Search::time_at_once(std::size_t i) {
   const std::optional<std::vector<double>> ms = run_each({reference, i, reference, i, reference, i, reference});
   if (!ms) return false;
   for (std::size_t r = 0; r < ms->size(); r += 2) states_[reference].samples.add((*ms)[r]);
-  Samples& ratios = states_[i].ratios;
-  for (std::size_t r = 1; r < ms->size(); r += 2) {
-    ratios.add((*ms)[r] / (((*ms)[r - 1] + (*ms)[r + 1]) / 2));
-    if (ratios.size() == 2) states_[i].apart = ratios.most() / ratios.least() - 1;
-  }
+  for (std::size_t r = 1; r < ms->size(); r += 2) states_[i].add_ratio((*ms)[r] / (((*ms)[r - 1] + (*ms)[r + 1]) / 2));
   return true;
 }
 
 bool Search::time_one_by_one(std::size_t i, double first_ms, double too_slow) {
   const std::size_t reference = *reference_;
-  Samples& ratios = states_[i].ratios;
+  const Samples& ratios = states_[i].ratios;
   std::optional<double> ms = first_ms, before;
   for (std::size_t k = 0; k < first_runs; ++k) {
     if (k > 0) ms = run_once(i);
@@ -128,9 +124,8 @@ bool Search::time_one_by_one(std::size_t i, double first_ms, double too_slow) {
     const std::optional<double> after = run_once(reference);
     if (!after) return false;
     states_[reference].samples.add(*after);
-    ratios.add(*ms / (before ? (*before + *after) / 2 : *after));
+    states_[i].add_ratio(*ms / (before ? (*before + *after) / 2 : *after));
     before = after;
-    if (k == 1) states_[i].apart = ratios.most() / ratios.least() - 1;
     // Luck may take a fast one for slow once; two that agree are no luck.
     if (interrupted() || (k == 1 && (ratios.least() > too_slow || ratios.spread() < alike))) break;
   }

@@ -39,6 +39,11 @@ class Search {
     bool ready = false;   // compiled, and its answers are right
     bool raced = false;   // in the finals
     double first_ms = 0;  // of the default: median of its first runs
+
+    void add_ratio(double ratio) {
+      ratios.add(ratio);
+      if (ratios.size() == 2) apart = ratios.most() / ratios.least() - 1;
+    }
   };
 
   double clock() const { return clock_of(options_); }
