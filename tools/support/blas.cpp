@@ -32,7 +32,7 @@ std::optional<Blas> Blas::open(int threads) {
   void* const handle = dlopen("libopenblas.so.0", RTLD_NOW | RTLD_LOCAL);
   if (handle == nullptr) return std::nullopt;
   Blas blas;
-  blas.library_.reset(handle, [](void*) {});  // its threads outlive any use, so it stays loaded
+  blas.handle_.reset(handle, [](void*) {});  // its threads outlive any use, so it stays loaded
   blas.sgemm_ = reinterpret_cast<Sgemm>(dlsym(handle, "cblas_sgemm"));
   const auto set_threads = reinterpret_cast<void (*)(int)>(dlsym(handle, "openblas_set_num_threads"));
   const auto core = reinterpret_cast<char* (*)()>(dlsym(handle, "openblas_get_corename"));

@@ -31,7 +31,7 @@ class Blas {
  private:
   using Sgemm = void (*)(int order, int transpose_a, int transpose_b, int m, int n, int k, float alpha, const float* a,
                          int lda, const float* b, int ldb, float beta, float* c, int ldc);
-  std::shared_ptr<void> library_;
+  std::shared_ptr<void> handle_;
   Sgemm sgemm_ = nullptr;
   std::string core_, config_, warning_;
 };
