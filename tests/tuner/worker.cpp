@@ -30,7 +30,7 @@ TEST_SUITE("tuner") {
     const TuneReport r = search_in_worker("wrong=1", 6);
     CHECK(winner(r) == 0);
     CHECK(r.candidates.size() == 6);
-    CHECK(candidate(r, 5).median_ms == doctest::Approx(15));
+    CHECK(candidate(r, 5).median_ms == doctest::Approx(15).epsilon(1e-7));
     CHECK(candidate(r, 5).resources->registers == 40);
     CHECK(candidate(r, 1).status == WisdomStatus::wrong);
     CHECK(candidate(r, 1).reason == "dc: wrong");
